@@ -1,0 +1,3 @@
+//! Measures lbcore beside its peers.
+
+fn main() {}

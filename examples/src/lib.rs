@@ -1,0 +1,1 @@
+//! Controllers and tools assembled from the lbcore crates.

@@ -1,0 +1,233 @@
+//! Telling the network where an address is: the [`Announcer`] trait and its types.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use tokio::sync::watch;
+
+use crate::condition::Condition;
+use crate::elect::{LeaseId, Member, Term};
+use crate::id::{InterfaceName, NodeName, PeerName};
+use crate::time::Instant;
+
+/// Tells the network that addresses are reached through this node.
+///
+/// Level-triggered: it is given the whole set that should be announced, and reports what is. All methods are
+/// synchronous, never block, and are safe to call from anywhere; there is nothing to cancel.
+///
+/// # Contract
+/// Binds implementors; [`conformance::announcer`](crate::conformance) asserts it.
+/// - An announcement with a lease is made only while the lease holds: before the first renewal and from the
+///   deadline on it is silent, whether or not anybody calls it.
+/// - What leaves the desired set is withdrawn.
+/// - A set that equals the one in force changes nothing on the network.
+/// - When the driver stops with [`Stop::Withdraw`], everything is withdrawn and the last status is empty.
+pub trait Announcer: fmt::Debug + Send + Sync {
+    /// Replaces what should be announced. A set whose generation is lower than the last one's is ignored.
+    fn set_desired(&self, desired: Arc<AnnounceSet>);
+
+    /// The lease holds until `until`. Carries only time; an earlier deadline than the one known is ignored.
+    fn renew(&self, lease: LeaseId, until: Instant);
+
+    /// What the network is being told now. Wait on it with [`watch::Receiver::wait_for`] and a predicate on
+    /// [`AnnounceStatus::generation`].
+    fn status(&self) -> watch::Receiver<Arc<AnnounceStatus>>;
+
+    /// What this announcer can do.
+    fn capabilities(&self) -> AnnouncerCapabilities;
+}
+
+/// Everything that one announcer should announce.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AnnounceSet {
+    /// Raised with each change.
+    pub generation: u64,
+    /// What to announce, for each address.
+    pub entries: BTreeMap<IpAddr, Announcement>,
+    /// The nodes of the cluster, so that a peer that claims an address is told from a stranger.
+    pub members: BTreeMap<NodeName, Member>,
+}
+
+impl AnnounceSet {
+    /// These announcements and no others.
+    pub fn new(generation: u64, entries: impl IntoIterator<Item = (IpAddr, Announcement)>) -> Self {
+        Self { generation, entries: entries.into_iter().collect(), members: BTreeMap::new() }
+    }
+}
+
+/// One address, and how to announce it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Announcement {
+    /// The lease that must hold; `None` where several nodes announce the address at once (BGP multipath).
+    pub lease: Option<LeaseId>,
+    /// The term of this node's ownership; zero without a lease.
+    pub term: Term,
+    /// The interfaces on which to answer, for announcers that work on a segment.
+    pub interfaces: Interfaces,
+    /// The routes to announce, for announcers that speak a routing protocol. Ordered, without duplicates.
+    pub routes: BTreeSet<Route>,
+}
+
+impl Announcement {
+    /// Answer on the segment, on `interfaces`, while `lease` holds.
+    pub fn on_segment(lease: LeaseId, term: Term, interfaces: Interfaces) -> Self {
+        Self { lease: Some(lease), term, interfaces, routes: BTreeSet::new() }
+    }
+
+    /// Announce `routes`, for as long as this is in the set.
+    pub fn routes(routes: impl IntoIterator<Item = Route>) -> Self {
+        Self { routes: routes.into_iter().collect(), ..Self::default() }
+    }
+
+    /// The same announcement, fenced by `lease`.
+    #[must_use]
+    pub fn fenced(self, lease: LeaseId, term: Term) -> Self {
+        Self { lease: Some(lease), term, ..self }
+    }
+}
+
+/// A choice of interfaces.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Interfaces {
+    /// All that the announcer works on.
+    #[default]
+    All,
+    /// Only these.
+    Only(BTreeSet<InterfaceName>),
+}
+
+impl Interfaces {
+    /// Whether `name` is chosen.
+    pub fn contains(&self, name: &InterfaceName) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(names) => names.contains(name),
+        }
+    }
+
+    /// What either chooses.
+    #[must_use]
+    pub fn union(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Only(mut names), Self::Only(more)) => {
+                names.extend(more);
+                Self::Only(names)
+            }
+            _ => Self::All,
+        }
+    }
+}
+
+/// A route to announce, with its attributes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub struct Route {
+    /// The prefix: the address itself, or an aggregate that holds it. An aggregate is announced with its first
+    /// member and withdrawn with its last.
+    pub prefix: IpNet,
+    /// LOCAL_PREF, for internal peers.
+    pub local_pref: Option<u32>,
+    /// COMMUNITIES (RFC 1997).
+    pub communities: BTreeSet<u32>,
+    /// Large communities (RFC 8092).
+    pub large_communities: BTreeSet<(u32, u32, u32)>,
+    /// The peers to tell.
+    pub peers: Peers,
+}
+
+impl Route {
+    /// `prefix` to all peers, without attributes of its own.
+    pub fn new(prefix: IpNet) -> Self {
+        Self {
+            prefix,
+            local_pref: None,
+            communities: BTreeSet::new(),
+            large_communities: BTreeSet::new(),
+            peers: Peers::All,
+        }
+    }
+}
+
+/// A choice of peers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Peers {
+    /// All of them.
+    #[default]
+    All,
+    /// Only these.
+    Only(BTreeSet<PeerName>),
+}
+
+impl Peers {
+    /// Whether `name` is chosen.
+    pub fn contains(&self, name: &PeerName) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(names) => names.contains(name),
+        }
+    }
+}
+
+/// What the network is being told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AnnounceStatus {
+    /// The generation of the [`AnnounceSet`] that this reflects.
+    pub generation: u64,
+    /// The addresses of that set, each with what is said of it.
+    pub entries: BTreeMap<IpAddr, AnnounceState>,
+    /// What is wrong that concerns more than one address: a peer that does not answer, an interface that is gone.
+    pub conditions: Vec<Condition>,
+}
+
+/// What is said of one address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AnnounceState {
+    /// The network is told.
+    Announced {
+        /// Where: the interfaces, or the peers, by name and in order.
+        to: Vec<Arc<str>>,
+    },
+    /// Nothing is said, and why.
+    Silent(Condition),
+}
+
+impl AnnounceState {
+    /// Whether the network is told.
+    pub fn is_announced(&self) -> bool {
+        matches!(self, Self::Announced { .. })
+    }
+}
+
+/// What an announcer can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AnnouncerCapabilities {
+    /// Several nodes may announce one address at once (multipath); otherwise every announcement needs a lease.
+    pub shared: bool,
+    /// [`Stop::Preserve`] leaves in place what was announced.
+    pub preserve: bool,
+}
+
+impl AnnouncerCapabilities {
+    /// What it can do.
+    pub const fn new(shared: bool, preserve: bool) -> Self {
+        Self { shared, preserve }
+    }
+}
+
+/// How a driver ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Stop {
+    /// Withdraw everything first.
+    #[default]
+    Withdraw,
+    /// Leave in place what the network was told, for a forwarding plane that outlives the process.
+    Preserve,
+}

@@ -1,0 +1,16 @@
+#![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+pub mod addr;
+pub mod allocator;
+pub mod announce;
+pub mod condition;
+
+pub mod elect;
+pub mod id;
+pub mod labels;
+
+pub mod route;
+pub mod spread;
+
+pub mod time;

@@ -1,0 +1,58 @@
+//! Which backend an HTTP request goes to: the [`RouteMatcher`] trait and its types.
+
+use http::{HeaderMap, Method};
+
+/// Finds the rule that an HTTP request matches.
+///
+/// # Contract
+/// Binds implementors; [`conformance::matcher`](crate::conformance) asserts it.
+/// - The precedence is the one of the Gateway API (`HTTPRouteRule.matches`): host, then exact path, longest
+///   prefix, method, most headers, most query parameters, oldest route, name, first rule.
+/// - [`find`](Self::find) allocates nothing and takes no lock.
+pub trait RouteMatcher: Send + Sync {
+    /// What a rule leads to.
+    type Target;
+
+    /// The rule for `head`.
+    fn find<'t>(&'t self, head: &RequestHead<'_>) -> Outcome<'t, Self::Target>;
+}
+
+/// What a request says before its body.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestHead<'r> {
+    /// The port on which it arrived.
+    pub port: u16,
+    /// The server name of the TLS handshake; `None` without TLS or without one.
+    pub server_name: Option<&'r str>,
+    /// The host of the target or of the Host header, with or without a port, in any case.
+    pub host: &'r str,
+    /// The path, as received; begins with a slash.
+    pub path: &'r str,
+    /// What follows the question mark, as received.
+    pub query: Option<&'r str>,
+    /// The method.
+    pub method: &'r Method,
+    /// The headers.
+    pub headers: &'r HeaderMap,
+}
+
+/// What was found.
+#[derive(Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Outcome<'t, T> {
+    /// A rule matches.
+    Found(&'t T),
+    /// The connection was made for another host: 421 Misdirected Request (GEP-3567).
+    Misdirected,
+    /// No rule matches: 404 Not Found.
+    NotFound,
+}
+
+// By hand, since a reference is copied whatever its target.
+impl<T> Clone for Outcome<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Outcome<'_, T> {}
