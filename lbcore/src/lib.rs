@@ -5,6 +5,8 @@ pub mod addr;
 pub mod allocator;
 pub mod announce;
 pub mod condition;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 
 pub mod elect;
 pub mod id;
