@@ -1,1 +1,5 @@
 //! Controllers and tools assembled from the lbcore crates.
+//!
+//! The only place that reads user files, the environment and signals.
+
+pub mod node;

@@ -1,0 +1,192 @@
+//! Makes addresses deliverable: packets for them end here, and the kernel never answers for them by itself.
+//!
+//! Each address is put on the loopback interface with `arp_ignore=1`, so that the kernel accepts what arrives
+//! for it but leaves ARP to the announcer (for IPv6 the kernel does not answer for loopback addresses anyway). This
+//! is done on every candidate before anything is announced, and undone on exit.
+//!
+//! The addresses are marked by their protocol number (`IFA_PROTO`, Linux 5.18), so that those left by a process
+//! that was killed are found again: taken over if still wanted, removed otherwise.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use futures_util::TryStreamExt;
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
+
+/// Ours among the values of `IFA_PROTO`; 0 to 3 are the kernel's.
+const PROTOCOL: u8 = 0xb1;
+
+/// The kernel settings that keep it from answering for addresses of the loopback interface.
+const QUIET: &[(&str, &str)] =
+    &[("net.ipv4.conf.all.arp_ignore", "1"), ("net.ipv4.conf.all.arp_announce", "2")];
+
+/// What can go wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum DeliveryError {
+    /// A kernel setting cannot be written.
+    #[error("cannot set {name}={value}: run as root or with CAP_NET_ADMIN, or use --delivery none")]
+    Sysctl {
+        /// The setting.
+        name: &'static str,
+        /// The value it should have.
+        value: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The kernel refuses an address.
+    #[error("cannot {action} {address} on lo: run as root or with CAP_NET_ADMIN, or use --delivery none")]
+    Address {
+        /// "put" or "remove".
+        action: &'static str,
+        /// The address.
+        address: IpAddr,
+        /// Why not.
+        source: rtnetlink::Error,
+    },
+    /// The kernel does not talk to us.
+    #[error("cannot ask the kernel for its addresses")]
+    Netlink(#[source] io::Error),
+    /// The kernel's addresses cannot be listed.
+    #[error("cannot list the kernel's addresses")]
+    List(#[source] rtnetlink::Error),
+}
+
+/// Kernel settings that we changed, to be put back.
+#[derive(Debug, Default)]
+pub struct Sysctls {
+    before: BTreeMap<&'static str, String>,
+}
+
+impl Sysctls {
+    /// Sets `name` to `value` and remembers what it was.
+    ///
+    /// # Errors
+    /// [`DeliveryError::Sysctl`] if the kernel refuses.
+    pub fn set(&mut self, name: &'static str, value: &str) -> Result<(), DeliveryError> {
+        let path = sysctl_path(name);
+        let failed = |source| DeliveryError::Sysctl { name, value: value.to_owned(), source };
+        let before = std::fs::read_to_string(&path).map_err(failed)?.trim().to_owned();
+        if before != value {
+            std::fs::write(&path, value).map_err(failed)?;
+            self.before.entry(name).or_insert(before);
+        }
+        Ok(())
+    }
+
+    /// Puts back what was; a setting that cannot be put back stays, and the others are tried.
+    pub fn restore(&mut self) {
+        for (name, value) in std::mem::take(&mut self.before) {
+            if let Err(error) = std::fs::write(sysctl_path(name), &value) {
+                eprintln!("cannot put back {name}={value}: {error}");
+            }
+        }
+    }
+}
+
+fn sysctl_path(name: &str) -> PathBuf {
+    PathBuf::from("/proc/sys").join(name.replace('.', "/"))
+}
+
+/// The addresses on the loopback interface that are ours.
+#[derive(Debug)]
+pub struct Delivery {
+    netlink: rtnetlink::Handle,
+    loopback: u32,
+    held: BTreeSet<IpAddr>,
+    sysctls: Sysctls,
+    _connection: tokio::task::JoinSet<()>,
+}
+
+impl Delivery {
+    /// Quiets the kernel and finds the addresses that an earlier process left.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub async fn new() -> Result<Self, DeliveryError> {
+        let mut sysctls = Sysctls::default();
+        for (name, value) in QUIET {
+            sysctls.set(name, value)?;
+        }
+        let (connection, netlink, _) = rtnetlink::new_connection().map_err(DeliveryError::Netlink)?;
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(connection);
+        // The loopback interface is the first of every network namespace.
+        let loopback = 1;
+        let mut held = BTreeSet::new();
+        let mut listed = netlink.address().get().set_link_index_filter(loopback).execute();
+        while let Some(message) = listed.try_next().await.map_err(DeliveryError::List)? {
+            if is_ours(&message) {
+                held.extend(address_of(&message));
+            }
+        }
+        Ok(Self { netlink, loopback, held, sysctls, _connection: tasks })
+    }
+
+    /// Makes exactly `wanted` deliverable.
+    ///
+    /// # Errors
+    /// The first address that the kernel refuses; what was done before it stays done.
+    pub async fn apply(&mut self, wanted: &BTreeSet<IpAddr>) -> Result<(), DeliveryError> {
+        for address in wanted.difference(&self.held.clone()) {
+            self.put(*address).await?;
+            self.held.insert(*address);
+        }
+        for address in self.held.clone().difference(wanted) {
+            self.remove(*address).await?;
+            self.held.remove(address);
+        }
+        Ok(())
+    }
+
+    /// Takes everything back: addresses, then settings.
+    pub async fn undo(mut self) {
+        if let Err(error) = self.apply(&BTreeSet::new()).await {
+            eprintln!("{error}");
+        }
+        self.sysctls.restore();
+    }
+
+    async fn put(&self, address: IpAddr) -> Result<(), DeliveryError> {
+        let bits = if address.is_ipv4() { 32 } else { 128 };
+        let mut request = self.netlink.address().add(self.loopback, address, bits);
+        let message = request.message_mut();
+        message.header.scope = AddressScope::Universe;
+        message.attributes.push(AddressAttribute::Protocol(PROTOCOL.into()));
+        // Duplicate address detection is for interfaces with neighbours.
+        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+        match request.execute().await {
+            Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -libc_eexist() => Ok(()),
+            result => result.map_err(|source| DeliveryError::Address { action: "put", address, source }),
+        }
+    }
+
+    async fn remove(&self, address: IpAddr) -> Result<(), DeliveryError> {
+        let mut message = AddressMessage::default();
+        message.header.family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        message.header.prefix_len = if address.is_ipv4() { 32 } else { 128 };
+        message.header.index = self.loopback;
+        message.attributes.push(AddressAttribute::Local(address));
+        let removed = self.netlink.address().del(message).execute().await;
+        removed.map_err(|source| DeliveryError::Address { action: "remove", address, source })
+    }
+}
+
+const fn libc_eexist() -> i32 {
+    nix::errno::Errno::EEXIST as i32
+}
+
+fn is_ours(message: &AddressMessage) -> bool {
+    message.attributes.iter().any(
+        |attribute| matches!(attribute, AddressAttribute::Protocol(value) if u8::from(*value) == PROTOCOL),
+    )
+}
+
+fn address_of(message: &AddressMessage) -> Option<IpAddr> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Address(address) => Some(*address),
+        _ => None,
+    })
+}

@@ -1,0 +1,5 @@
+//! The agent that runs on every node: manifests in; elects, announces, makes addresses deliverable, serves.
+
+pub mod delivery;
+pub mod forward;
+pub mod readiness;
