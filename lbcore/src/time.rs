@@ -90,6 +90,24 @@ impl fmt::Debug for Instant {
     }
 }
 
+/// Where a driver reads the time. Machines take an [`Instant`] instead.
+///
+/// The seam for tests that run a driver under a virtual clock; everybody else takes [`SystemClock`].
+pub trait Clock: fmt::Debug + Send + Sync {
+    /// The time now. Never earlier than what an earlier call returned.
+    fn now(&self) -> Instant;
+}
+
+/// The machine's clock: [`Instant::now`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
