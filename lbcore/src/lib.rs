@@ -11,6 +11,7 @@ pub mod conformance;
 pub mod elect;
 pub mod id;
 pub mod labels;
+pub mod manual;
 
 pub mod route;
 pub mod spread;
