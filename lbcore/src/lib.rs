@@ -9,6 +9,8 @@ pub mod condition;
 pub mod elect;
 pub mod id;
 pub mod labels;
+#[cfg(feature = "manifest")]
+pub mod manifest;
 
 pub mod route;
 pub mod spread;
