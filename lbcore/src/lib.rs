@@ -7,13 +7,12 @@ pub mod announce;
 pub mod condition;
 #[cfg(feature = "conformance")]
 pub mod conformance;
-
 pub mod elect;
 pub mod id;
 pub mod labels;
+#[cfg(feature = "manifest")]
+pub mod manifest;
 pub mod manual;
-
 pub mod route;
 pub mod spread;
-
 pub mod time;

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::ops::{Add, AddAssign, Sub};
+use std::str::FromStr;
 pub use std::time::Duration;
 
 /// A point of the machine's own time, in nanoseconds since it booted.
@@ -108,9 +109,166 @@ impl Clock for SystemClock {
     }
 }
 
+/// A point of civil time, as Kubernetes writes it in `creationTimestamp` (RFC 3339, UTC). Data that is compared,
+/// never a clock that is read.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp {
+    /// Seconds since 1970-01-01T00:00:00Z.
+    seconds: i64,
+    nanos: u32,
+}
+
+impl Timestamp {
+    /// `seconds` after the beginning of 1970.
+    pub const fn from_unix(seconds: i64) -> Self {
+        Self { seconds, nanos: 0 }
+    }
+
+    /// Seconds since the beginning of 1970.
+    pub const fn as_unix(self) -> i64 {
+        self.seconds
+    }
+}
+
+impl FromStr for Timestamp {
+    type Err = TimestampError;
+
+    fn from_str(text: &str) -> Result<Self, TimestampError> {
+        read_rfc3339(text).ok_or_else(|| TimestampError { text: text.to_owned() })
+    }
+}
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (days, second) = (self.seconds.div_euclid(86_400), self.seconds.rem_euclid(86_400));
+        let (year, month, day) = civil_of_days(days);
+        write!(
+            f,
+            "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}",
+            second / 3600,
+            second / 60 % 60,
+            second % 60
+        )?;
+        if self.nanos > 0 {
+            write!(f, ".{:09}", self.nanos)?;
+        }
+        f.write_str("Z")
+    }
+}
+
+impl fmt::Debug for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+/// A text is no [`Timestamp`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is no time: write one like 2026-01-31T09:30:00Z")]
+pub struct TimestampError {
+    text: String,
+}
+
+fn read_rfc3339(text: &str) -> Option<Timestamp> {
+    let (date, time) = text.split_once(['T', 't', ' '])?;
+    let number = |text: &str, digits: usize, max: i64| {
+        let fits = text.len() == digits && text.bytes().all(|b| b.is_ascii_digit());
+        text.parse::<i64>().ok().filter(|number| fits && *number <= max)
+    };
+    let mut date = date.split('-');
+    let year = number(date.next()?, 4, 9999)?;
+    let month = number(date.next()?, 2, 12).filter(|month| *month > 0)?;
+    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let days_of_month = match month {
+        2 => 28 + i64::from(leap),
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
+    };
+    let day = number(date.next()?, 2, days_of_month).filter(|day| *day > 0)?;
+    if date.next().is_some() {
+        return None;
+    }
+    let zone_at = time.find(['Z', 'z', '+', '-'])?;
+    let (clock, zone) = time.split_at(zone_at);
+    let offset = match zone {
+        "Z" | "z" => 0,
+        _ => {
+            let (hours, minutes) = zone.get(1..)?.split_once(':')?;
+            let offset = number(hours, 2, 23)? * 3600 + number(minutes, 2, 59)? * 60;
+            if zone.starts_with('-') { -offset } else { offset }
+        }
+    };
+    let (clock, fraction) = clock.split_once('.').unwrap_or((clock, "0"));
+    let nanos = format!("{fraction:0<9}");
+    let nanos = u32::try_from(number(&nanos, 9, 999_999_999)?).ok()?;
+    let mut clock = clock.split(':');
+    // A leap second counts as the one after it.
+    let (hour, minute, second) =
+        (number(clock.next()?, 2, 23)?, number(clock.next()?, 2, 59)?, number(clock.next()?, 2, 60)?);
+    if clock.next().is_some() {
+        return None;
+    }
+    let seconds = days_of_civil(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second - offset;
+    Some(Timestamp { seconds, nanos })
+}
+
+/// Days from 1970-01-01 to a date of the Gregorian calendar. Years are counted from March, so that the leap day
+/// is the last one.
+fn days_of_civil(year: i64, month: i64, day: i64) -> i64 {
+    let year = if month <= 2 { year - 1 } else { year };
+    let era = year.div_euclid(400);
+    let year_of_era = year.rem_euclid(400);
+    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468
+}
+
+/// The inverse of [`days_of_civil`].
+fn civil_of_days(days: i64) -> (i64, i64, i64) {
+    let days = days + 719_468;
+    let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    (era * 400 + year_of_era + i64::from(month <= 2), month, day)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn timestamps_are_read_and_written() {
+        for (text, unix, written) in [
+            ("1970-01-01T00:00:00Z", 0, "1970-01-01T00:00:00Z"),
+            ("2024-02-29T23:59:59Z", 1_709_251_199, "2024-02-29T23:59:59Z"),
+            ("2026-01-01T00:00:00+01:30", 1_767_220_200, "2025-12-31T22:30:00Z"),
+            ("2026-01-01T00:00:00.25-08:00", 1_767_254_400, "2026-01-01T08:00:00.250000000Z"),
+            ("1900-03-01T00:00:00Z", -2_203_891_200, "1900-03-01T00:00:00Z"),
+        ] {
+            let timestamp: Timestamp = text.parse().unwrap();
+            assert_eq!((timestamp.as_unix(), timestamp.to_string().as_str()), (unix, written), "{text}");
+        }
+        for text in [
+            "",
+            "yesterday",
+            "2024-01-01",
+            "2024-13-01T00:00:00Z",
+            "2023-02-29T00:00:00Z",
+            "1900-02-29T00:00:00Z",
+            "2024-04-31T00:00:00Z",
+            "2024-01-00T00:00:00Z",
+            "2024-01-01T24:00:00Z",
+            "2024-01-01T00:00:00",
+            "2024-01-01T00:00Z",
+            "2024-1-1T00:00:00Z",
+            "2024-01-01T00:00:00.+1:00",
+            "2024-01-01T00:00:00+é0:00",
+        ] {
+            assert!(text.parse::<Timestamp>().is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn the_clock_goes_forward() {
