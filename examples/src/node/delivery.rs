@@ -5,7 +5,8 @@
 //! is done on every candidate before anything is announced, and undone on exit.
 //!
 //! The addresses are marked by their protocol number (`IFA_PROTO`, Linux 5.18), so that those left by a process
-//! that was killed are found again: taken over if still wanted, removed otherwise.
+//! that was killed are found again: taken over if still wanted, removed otherwise. The kernel settings of such a
+//! process stay as it left them, since nobody knows what they were before.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

@@ -70,7 +70,7 @@ impl Nft {
 
     /// Removes the table and puts the settings back.
     pub async fn undo(mut self) {
-        if let Err(error) = run(&format!("destroy table inet {TABLE}\n")).await {
+        if let Err(error) = run(&format!("table inet {TABLE}\ndelete table inet {TABLE}\n")).await {
             eprintln!("{error}");
         }
         self.sysctls.restore();
@@ -111,14 +111,14 @@ fn ruleset(wanted: &Forwarding) -> String {
         "table inet {TABLE}\n\
          delete table inet {TABLE}\n\
          table inet {TABLE} {{\n\
-         \x20 chain redirect {{\n{rules}  }}\n\
+         \x20 chain services {{\n{rules}  }}\n\
          \x20 chain prerouting {{\n\
          \x20   type nat hook prerouting priority dstnat; policy accept;\n\
-         \x20   jump redirect\n\
+         \x20   jump services\n\
          \x20 }}\n\
          \x20 chain output {{\n\
-         \x20   type nat hook output priority dstnat; policy accept;\n\
-         \x20   jump redirect\n\
+         \x20   type nat hook output priority -100; policy accept;\n\
+         \x20   jump services\n\
          \x20 }}\n\
          \x20 chain postrouting {{\n\
          \x20   type nat hook postrouting priority srcnat; policy accept;\n\
