@@ -2,7 +2,18 @@
 //!
 //! [`PoolAllocator`] is the backend that this crate brings: MetalLB's rules, made deterministic.
 
+mod free;
+mod ledger;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod model;
+mod numbering;
 mod pool;
+mod pool_allocator;
+mod sharing;
+mod stock;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,6 +21,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 pub use self::pool::{Pool, PoolError, Pools, ServiceAllocation};
+pub use self::pool_allocator::PoolAllocator;
 use crate::addr::{AddressCount, Family};
 use crate::id::{OwnerKey, PoolName};
 use crate::labels::Labels;
@@ -74,6 +86,37 @@ pub trait IpAllocator: fmt::Debug + Send {
 
     /// How full each pool is.
     fn usage(&self) -> BTreeMap<PoolName, Usage>;
+}
+
+#[deny(clippy::missing_trait_methods)]
+impl<A: IpAllocator + ?Sized> IpAllocator for Box<A> {
+    fn set_pools(&mut self, pools: &Pools) -> Vec<Change> {
+        (**self).set_pools(pools)
+    }
+
+    fn adopt(&mut self, request: &AllocRequest, held: &[IpAddr]) -> Result<Allocation, AllocError> {
+        (**self).adopt(request, held)
+    }
+
+    fn allocate(&mut self, request: &AllocRequest) -> Result<Allocation, AllocError> {
+        (**self).allocate(request)
+    }
+
+    fn release(&mut self, owner: &OwnerKey) -> Option<Allocation> {
+        (**self).release(owner)
+    }
+
+    fn allocation(&self, owner: &OwnerKey) -> Option<&Allocation> {
+        (**self).allocation(owner)
+    }
+
+    fn allocations(&self) -> Box<dyn Iterator<Item = &Allocation> + '_> {
+        (**self).allocations()
+    }
+
+    fn usage(&self) -> BTreeMap<PoolName, Usage> {
+        (**self).usage()
+    }
 }
 
 /// What a Service or a Gateway asks for.
@@ -226,6 +269,16 @@ pub enum Change {
     },
 }
 
+impl Change {
+    /// Whom it concerns.
+    pub fn owner(&self) -> &OwnerKey {
+        match self {
+            Self::Renamed { owner, .. } => owner,
+            Self::Revoked { allocation, .. } => &allocation.owner,
+        }
+    }
+}
+
 /// How full a pool is. Counts addresses, not owners: one shared by three counts once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
@@ -233,9 +286,9 @@ pub struct Usage {
     pub assigned_v4: AddressCount,
     /// IPv6 addresses held.
     pub assigned_v6: AddressCount,
-    /// IPv4 addresses that could still be given.
+    /// IPv4 addresses that could still be given; none of a draining pool.
     pub available_v4: AddressCount,
-    /// IPv6 addresses that could still be given.
+    /// IPv6 addresses that could still be given; none of a draining pool.
     pub available_v6: AddressCount,
 }
 
@@ -271,6 +324,14 @@ pub enum AllocError {
         /// The addresses asked for.
         addresses: Vec<IpAddr>,
     },
+    /// The address to adopt is not what the request asks for.
+    #[error("{address} cannot be kept: {wanted} is asked for")]
+    NotRequested {
+        /// The address that the owner shows.
+        address: IpAddr,
+        /// What the request asks for.
+        wanted: String,
+    },
     /// The address asked for, or every pool that was looked at, is refused by a rule.
     #[error("{}", refusals(.0))]
     Refused(Vec<Refusal>),
@@ -284,8 +345,12 @@ impl AllocError {
             Self::UnknownPool { .. } => "UnknownPool",
             Self::BadRequest(_) => "BadRequest",
             Self::NotInAnyPool { .. } | Self::NotInOnePool { .. } => "NotInPool",
+            Self::NotRequested { .. } => "NotRequested",
             Self::Refused(refusals) => match refusals.as_slice() {
-                [one] => one.rule.reason(),
+                // One pool was looked at: its first word counts.
+                [first, rest @ ..] if rest.iter().all(|refusal| refusal.pool == first.pool) => {
+                    first.rule.reason()
+                }
                 all if all.iter().any(|refusal| matches!(refusal.rule, Rule::Exhausted { .. })) => {
                     "PoolExhausted"
                 }
@@ -330,9 +395,17 @@ pub enum Rule {
         /// How many the pool has.
         size: AddressCount,
     },
-    /// The pool has no address of the family.
-    #[error("it has no {0} addresses")]
+    /// The pool has no address of the family to give.
+    #[error("it has no {0} addresses to give: add a range of that family")]
     NoFamily(Family),
+    /// The address asked for belongs to another pool than the one asked for.
+    #[error("{address} is an address of pool {pool}: ask for that pool, or for an address of this one")]
+    InOtherPool {
+        /// The address.
+        address: IpAddr,
+        /// The pool that has it.
+        pool: PoolName,
+    },
     /// Nobody gets an address of it without asking for the pool or the address.
     #[error("autoAssign is false: ask for the pool or for one of its addresses")]
     NotAutomatic,
@@ -397,6 +470,7 @@ impl Rule {
         match self {
             Self::Exhausted { .. } => "PoolExhausted",
             Self::NoFamily(_) => "NoSuchFamily",
+            Self::InOtherPool { .. } => "NotInPool",
             Self::NotAutomatic => "NotAutomatic",
             Self::Draining => "PoolDraining",
             Self::Namespace(_) => "NamespaceNotServed",
