@@ -1,5 +1,6 @@
 //! The agent that runs on every node: manifests in; elects, announces, makes addresses deliverable, serves.
 
+pub mod args;
 pub mod delivery;
 pub mod forward;
 pub mod readiness;

@@ -1,0 +1,191 @@
+//! The command line of the node.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use super::readiness::{Check, Pace};
+
+/// What a node is told on its command line.
+#[derive(Args, Clone, Debug)]
+pub struct NodeArgs {
+    /// This node's name, as its Node document and its endpoints have it
+    #[arg(long, value_name = "NAME")]
+    pub node: String,
+
+    /// YAML of MetalLB, Kubernetes and the Gateway API: files or folders; read again when they change
+    #[arg(long, value_name = "PATH", required = true, num_args = 1..)]
+    pub manifests: Vec<PathBuf>,
+
+    /// How to tell the network
+    #[arg(long, value_enum, default_value = "l2")]
+    pub announce: Announce,
+
+    /// Interfaces to answer on: a name, or a pattern with `*`; all suitable ones if none is given
+    #[arg(long = "interface", value_name = "PATTERN")]
+    pub interfaces: Vec<String>,
+
+    /// Elect owners with the other nodes, which are heard at this address; without it the node is alone
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen_gossip: Option<SocketAddr>,
+
+    /// Another node's gossip address, to find the cluster by; may be given several times
+    #[arg(long = "seed", value_name = "ADDRESS:PORT", requires = "listen_gossip")]
+    pub seeds: Vec<SocketAddr>,
+
+    /// A file with the cluster's secret (32 bytes or more); the same on every node
+    #[arg(long, value_name = "FILE", requires = "listen_gossip")]
+    pub key_file: Option<PathBuf>,
+
+    /// Between two heartbeats; an owner is replaced after `--misses` of them
+    #[arg(long, value_name = "DURATION", default_value = "50ms", value_parser = duration)]
+    pub heartbeat: Duration,
+
+    /// Heartbeats to miss before an owner is replaced
+    #[arg(long, value_name = "COUNT", default_value_t = 4, value_parser = clap::value_parser!(u32).range(2..=100))]
+    pub misses: u32,
+
+    /// The BGP identifier; by default the node's own IPv4 address
+    #[arg(long, value_name = "ADDRESS")]
+    pub router_id: Option<std::net::Ipv4Addr>,
+
+    /// Who makes addresses end here: this process on `lo`, or another (kube-proxy, a CNI)
+    #[arg(long, value_enum, default_value = "lo")]
+    pub delivery: DeliveryMode,
+
+    /// Who carries the traffic of plain services to their endpoints
+    #[arg(long, value_enum, default_value = "auto")]
+    pub forward: ForwardMode,
+
+    /// Only a node that passes is eligible: tcp://HOST:PORT, http://HOST:PORT/PATH or exec:PROGRAM ARGUMENT…
+    #[arg(long = "check", value_name = "CHECK")]
+    pub checks: Vec<Check>,
+
+    /// Between two tries of a check, and how long one may take
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = duration)]
+    pub check_every: Duration,
+
+    /// Failures in a row that make a node ineligible
+    #[arg(long, value_name = "COUNT", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    pub fall: u32,
+
+    /// Successes in a row that make it eligible again
+    #[arg(long, value_name = "COUNT", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
+    pub rise: u32,
+
+    /// How long running requests may go on when the node stops
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    pub grace: Duration,
+
+    /// Tell what happens as JSON lines
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl NodeArgs {
+    /// How often and how patiently checks are made.
+    pub fn pace(&self) -> Pace {
+        Pace { every: self.check_every, fall: self.fall, rise: self.rise }
+    }
+}
+
+/// The announcers to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Announce {
+    /// ARP and NDP on the segment.
+    L2,
+    /// BGP to the routers.
+    Bgp,
+    /// Both.
+    Both,
+}
+
+impl Announce {
+    /// Whether ARP and NDP are among them.
+    pub fn l2(self) -> bool {
+        self != Self::Bgp
+    }
+
+    /// Whether BGP is among them.
+    pub fn bgp(self) -> bool {
+        self != Self::L2
+    }
+}
+
+/// Who makes addresses deliverable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DeliveryMode {
+    /// This process, on the loopback interface.
+    Lo,
+    /// Somebody else.
+    None,
+}
+
+/// Who forwards plain services.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ForwardMode {
+    /// The kernel if it lets us, else this process.
+    Auto,
+    /// The kernel, by nftables.
+    Nft,
+    /// This process.
+    Relay,
+    /// Somebody else.
+    None,
+}
+
+/// Reads `50ms`, `1s`, `2m`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let usage = || format!("{text:?} is no duration: write 50ms, 1s or 2m");
+    let count: u64 = text[..digits].parse().map_err(|_| usage())?;
+    let span = match &text[digits..] {
+        "ms" => Duration::from_millis(count),
+        "s" => Duration::from_secs(count),
+        "m" => Duration::from_secs(count.checked_mul(60).ok_or_else(usage)?),
+        _ => return Err(usage()),
+    };
+    if span.is_zero() { Err(format!("{text:?} is no time at all")) } else { Ok(span) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        node: NodeArgs,
+    }
+
+    fn parse(line: &str) -> Result<NodeArgs, String> {
+        let words = std::iter::once("node").chain(line.split_whitespace());
+        Line::try_parse_from(words).map(|line| line.node).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_short_line_is_enough() {
+        let args = parse("--node n1 --manifests a b").unwrap();
+        assert_eq!(args.manifests.len(), 2);
+        assert_eq!(args.heartbeat, Duration::from_millis(50));
+        assert!(args.announce.l2() && !args.announce.bgp());
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_the_fix() {
+        for (line, said) in [
+            ("--node n1", "--manifests"),
+            ("--node n1 --manifests a --heartbeat 50", "write 50ms, 1s or 2m"),
+            ("--node n1 --manifests a --heartbeat 0s", "no time at all"),
+            ("--node n1 --manifests a --seed 192.0.2.1:7946", "--listen-gossip"),
+            ("--node n1 --manifests a --check ping", "write tcp://HOST:PORT"),
+            ("--node n1 --manifests a --announce arp", "possible values: l2, bgp, both"),
+        ] {
+            let error = parse(line).unwrap_err();
+            assert!(error.contains(said), "{line}: {error}");
+        }
+    }
+}
