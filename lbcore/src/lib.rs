@@ -13,6 +13,7 @@ pub mod labels;
 #[cfg(feature = "manifest")]
 pub mod manifest;
 pub mod manual;
+pub mod plan;
 pub mod route;
 pub mod spread;
 pub mod time;

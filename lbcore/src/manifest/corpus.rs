@@ -260,6 +260,12 @@ impl Objects {
                 .any(|id| id.group == K::GROUP && id.kind == K::KIND && &*id.name.name == name)
     }
 
+    /// Whether every document of kind `K` is valid, and every document could be told what it is.
+    pub fn all_valid<K: Kind>(&self) -> bool {
+        let declared = self.declared.iter().filter(|id| id.group == K::GROUP && id.kind == K::KIND);
+        self.complete && declared.into_iter().all(|id| self.stored(id).is_some())
+    }
+
     /// Which of two objects that contradict each other is to blame: the one that changed since the last load,
     /// else the one whose document comes later.
     pub fn to_blame<'i>(&self, a: &'i ObjectId, b: &'i ObjectId) -> &'i ObjectId {

@@ -55,11 +55,23 @@
 mod corpus;
 mod field;
 mod kinds;
+pub mod kubernetes;
+pub mod metallb;
 mod problem;
 mod suggest;
+mod world;
 mod yaml;
 
 pub use self::corpus::{Corpus, Findings, MAX_FILE_BYTES, Objects, Report, SourceFile};
 pub use self::field::{Field, Mapping, Object, Scalar};
 pub use self::kinds::{Kind, Kinds, ObjectId};
+pub use self::kubernetes::{EndpointSlice, Namespace, Node, RequestAnnotations, Service};
+pub use self::metallb::{BgpAdvertisement, Community, IpAddressPool, L2Advertisement};
 pub use self::problem::{Notice, Place, Problem};
+pub use self::world::{ask, namespace_labels, world};
+
+/// Registers the kinds that this crate reads: MetalLB's pools and advertisements, and Kubernetes' `Service`,
+/// `EndpointSlice`, `Node` and `Namespace`.
+pub fn kinds(kinds: Kinds) -> Kinds {
+    metallb::kinds(kubernetes::kinds(kinds))
+}

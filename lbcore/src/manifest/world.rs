@@ -1,0 +1,168 @@
+//! From documents to the [`World`] that is planned for.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::kubernetes::{EXCLUDE, EndpointSlice, FamilyPolicy, Namespace, Node, Service, ServiceType};
+use super::metallb::{BgpAdvertisement, Communities, IpAddressPool, L2Advertisement};
+use super::{Objects, RequestAnnotations};
+use crate::addr::Family;
+use crate::allocator::{AllocError, AllocRequest, Families, Pools, Sharing};
+use crate::id::{NodeName, ObjectName, OwnerKey};
+use crate::labels::{LabelSelector, Labels};
+use crate::plan::{self, Demand, Endpoints, Serving, TrafficPolicy, World};
+
+/// The world of all valid objects: pools, advertisements, nodes, endpoints, and a demand for each Service of
+/// type LoadBalancer. Gateways are added by the crate that reads them, as further demands.
+pub fn world(objects: &Objects) -> World {
+    let mut world = World::default();
+    // The rules between objects have settled what `Pools` would refuse.
+    world.pools =
+        Pools::new(objects.iter::<IpAddressPool>().map(|(_, pool)| pool.0.clone())).unwrap_or_default();
+    let communities = Communities::of(objects);
+    world.advertisements.extend(objects.iter::<L2Advertisement>().map(|(_, ad)| ad.0.clone()));
+    world.advertisements.extend(objects.iter::<BgpAdvertisement>().map(|(_, ad)| ad.resolve(&communities)));
+    world.nodes = objects
+        .iter::<Node>()
+        .map(|(name, node)| (NodeName::new(name.name.clone()), plan_node(node)))
+        .collect();
+    world.endpoints = endpoints(objects);
+    for (name, service) in objects.iter::<Service>() {
+        if service.service_type == ServiceType::LoadBalancer {
+            let demand = demand(name, service, namespace_labels(objects, &name.namespace));
+            world.demands.insert(demand.owner.clone(), demand);
+        }
+    }
+    world
+}
+
+/// The labels of a namespace; those that every namespace has if it has no document.
+pub fn namespace_labels(objects: &Objects, namespace: &str) -> Labels {
+    match objects.get::<Namespace>(&ObjectName::new("", namespace)) {
+        Some(namespace) => namespace.labels.clone(),
+        None => Namespace::implied_labels(namespace),
+    }
+}
+
+fn plan_node(node: &Node) -> plan::Node {
+    let mut planned = plan::Node::with_labels(node.labels.clone());
+    planned.network_unavailable = node.network_unavailable;
+    planned.excluded = node.labels.get(EXCLUDE).is_some();
+    planned
+}
+
+fn endpoints(objects: &Objects) -> Endpoints {
+    if objects.count::<EndpointSlice>() == 0 {
+        return Endpoints::Everywhere;
+    }
+    let mut services: BTreeMap<ObjectName, Serving> = BTreeMap::new();
+    for (_, slice) in objects.iter::<EndpointSlice>() {
+        let Some(service) = &slice.service else { continue };
+        let serving = services.entry(service.clone()).or_default();
+        for endpoint in slice.endpoints.iter().filter(|endpoint| endpoint.serving) {
+            match &endpoint.node {
+                Some(node) => {
+                    serving.nodes.insert(node.clone());
+                }
+                None => serving.elsewhere = true,
+            }
+        }
+    }
+    Endpoints::Of(services)
+}
+
+fn demand(name: &ObjectName, service: &Service, namespace_labels: Labels) -> Demand {
+    let owner = OwnerKey::Service(name.clone());
+    let mut demand = Demand::new(owner.clone());
+    demand.created = service.created;
+    demand.class.clone_from(&service.class);
+    demand.labels = service.labels.clone();
+    demand.traffic = service.traffic;
+    demand.shown.clone_from(&service.shown);
+    demand.shares = service.annotations.sharing_key.is_some();
+    let mut request = AllocRequest::new(owner);
+    request.labels = service.labels.clone();
+    request.namespace_labels = namespace_labels;
+    request.ports = service.ports.iter().map(|port| port.port).collect();
+    let selector = LabelSelector {
+        match_labels: service.selector.iter().map(|(key, value)| (key.into(), value.into())).collect(),
+        match_expressions: Vec::new(),
+    };
+    let backend = match service.traffic {
+        TrafficPolicy::Cluster => String::new(),
+        TrafficPolicy::Local => selector.to_string(),
+    };
+    demand.request = ask(&mut request, &service.annotations, &backend, service.load_balancer_ip.as_deref())
+        .and_then(|()| {
+            request.families = wanted_families(service)?;
+            Ok(request)
+        })
+        .map_err(AllocError::BadRequest);
+    demand
+}
+
+/// Adds to `request` what the annotations ask for. `backend` is where the traffic goes (see
+/// [`Sharing::backend`]); `field` is the address that the object's own spec asks for, as it is written.
+///
+/// # Errors
+/// What contradicts itself or is no address, and the fix.
+pub fn ask(
+    request: &mut AllocRequest,
+    annotations: &RequestAnnotations,
+    backend: &str,
+    field: Option<&str>,
+) -> Result<(), String> {
+    request.pool = annotations.pool.as_deref().map(Into::into);
+    request.sharing =
+        annotations.sharing_key.as_ref().map(|key| Sharing { key: key.clone(), backend: Arc::from(backend) });
+    let (text, source) = match (annotations.addresses.as_deref(), field) {
+        (Some(_), Some(_)) => {
+            return Err("it asks for addresses by metallb.io/loadBalancerIPs and by spec.loadBalancerIP: \
+                        remove the latter"
+                .to_owned());
+        }
+        (Some(text), None) => (text, "metallb.io/loadBalancerIPs"),
+        (None, Some(text)) => (text, "spec.loadBalancerIP"),
+        (None, None) => return Ok(()),
+    };
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    for part in text.split(',').map(str::trim) {
+        let Ok(address) = part.parse::<IpAddr>() else {
+            return Err(format!(
+                "{source}: {part:?} is no IP address: write one like 192.0.2.1 or 2001:db8::1"
+            ));
+        };
+        if addresses.iter().any(|other| Family::of(*other) == Family::of(address)) {
+            return Err(format!(
+                "{source}: {text} has two {} addresses: ask for one of each family at most",
+                Family::of(address)
+            ));
+        }
+        addresses.push(address);
+    }
+    addresses.sort_unstable();
+    request.addresses = addresses;
+    Ok(())
+}
+
+/// The families are those of the cluster addresses where it has some: an external address of another family
+/// leads nowhere.
+fn wanted_families(service: &Service) -> Result<Families, String> {
+    let cluster: Vec<Family> = service.cluster_ips.iter().copied().map(Family::of).collect();
+    let listed = service.families.first().or_else(|| cluster.first());
+    let primary = listed.copied().unwrap_or(Family::V4);
+    // As the API server infers it.
+    let two = service.families.len() > 1 || cluster.len() > 1;
+    let inferred = if two { FamilyPolicy::RequireDualStack } else { FamilyPolicy::SingleStack };
+    let policy = service.family_policy.unwrap_or(inferred);
+    match (policy, cluster.as_slice()) {
+        (FamilyPolicy::RequireDualStack, [_]) => Err("ipFamilyPolicy is RequireDualStack, but it has one \
+             clusterIP: give the cluster both families, or use PreferDualStack"
+            .to_owned()),
+        (FamilyPolicy::SingleStack | FamilyPolicy::PreferDualStack, [one]) => Ok(Families::Single(*one)),
+        (FamilyPolicy::SingleStack, _) => Ok(Families::Single(primary)),
+        (FamilyPolicy::PreferDualStack, _) => Ok(Families::PreferDual { primary }),
+        (FamilyPolicy::RequireDualStack, _) => Ok(Families::RequireDual),
+    }
+}
