@@ -4,3 +4,4 @@ pub mod args;
 pub mod delivery;
 pub mod forward;
 pub mod readiness;
+pub mod services;
