@@ -2,6 +2,7 @@
 
 pub mod args;
 pub mod delivery;
+pub mod events;
 pub mod forward;
 pub mod readiness;
 pub mod services;
