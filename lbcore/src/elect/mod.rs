@@ -10,6 +10,11 @@ use tokio::sync::watch;
 use crate::id::{NodeName, Role};
 use crate::time::Instant;
 
+pub mod lease;
+mod solo;
+
+pub use solo::Solo;
+
 /// Elects an owner for each [`Role`] among the nodes that are candidates for it.
 ///
 /// Level-triggered: a node says what it could own, and watches what it does own. All methods are synchronous,

@@ -1,0 +1,195 @@
+//! The elector of a node that is alone.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::watch;
+
+use crate::elect::{
+    Candidacy, ElectorCapabilities, LeaderElector, LeaseId, Member, Owner, Ownership, Renewals, Term,
+};
+use crate::id::{NodeName, Role};
+use crate::spread::{Bids, spread};
+use crate::time::Instant;
+
+/// Elects the one node there is: it owns each role for which it is eligible, at once and without end.
+///
+/// For a single machine, for tests, and for announcements that need no election. Needs no driver and no runtime:
+/// the answer is there when [`set_candidacy`](LeaderElector::set_candidacy) returns. Two nodes that both run it
+/// for one address both own it.
+///
+/// ```
+/// use std::sync::Arc;
+/// use lbcore::elect::{Bid, Candidacy, LeaderElector, Solo};
+/// use lbcore::id::Role;
+///
+/// let elector = Solo::new("node-1".into());
+/// let writer = Role::named("status-writer");
+/// elector.set_candidacy(Arc::new(Candidacy::new(1, [(writer.clone(), Bid::default())])));
+/// assert!(elector.ownership().borrow().mine.contains_key(&writer));
+/// ```
+#[derive(Debug)]
+pub struct Solo {
+    node: NodeName,
+    /// The last lease handed out; its lock also keeps the two channels in step.
+    last: Mutex<Option<LeaseId>>,
+    ownership: watch::Sender<Arc<Ownership>>,
+    renewals: watch::Sender<Renewals>,
+}
+
+impl Solo {
+    /// The elector of the node `node`, which owns nothing yet.
+    pub fn new(node: NodeName) -> Self {
+        let members = BTreeMap::from([(node.clone(), Member::default())]);
+        let ownership = Ownership { members, ..Ownership::default() };
+        Self {
+            node,
+            last: Mutex::new(None),
+            ownership: watch::Sender::new(Arc::new(ownership)),
+            renewals: watch::Sender::new(Renewals::default()),
+        }
+    }
+}
+
+impl LeaderElector for Solo {
+    fn set_candidacy(&self, mine: Arc<Candidacy>) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = self.ownership.borrow().clone();
+        let draining = !mine.bids.is_empty() && mine.bids.values().all(|bid| bid.draining);
+
+        // What spread() says of one node: eligible, and not draining unless it is the owner already.
+        let bids: Bids = mine
+            .bids
+            .iter()
+            .map(|(role, bid)| (role.clone(), BTreeMap::from([(self.node.clone(), *bid)])))
+            .collect();
+        let current: BTreeMap<Role, NodeName> =
+            old.mine.keys().map(|role| (role.clone(), self.node.clone())).collect();
+
+        // All roles gained now share one lease, and its number is their term: it has never been used before.
+        let fresh = last.map_or(LeaseId::FIRST, LeaseId::next);
+        let mut next = Ownership {
+            generation: old.generation,
+            candidacy: mine.generation,
+            members: BTreeMap::from([(self.node.clone(), Member { draining, ..Member::default() })]),
+            ..Ownership::default()
+        };
+        for role in spread(&bids, &current).into_keys() {
+            let (lease, owner) = match (old.mine.get(&role), old.roles.get(&role)) {
+                (Some(lease), Some(owner)) => (*lease, owner.clone()),
+                _ => {
+                    *last = Some(fresh);
+                    (fresh, Owner::new(self.node.clone(), Term(fresh.get())))
+                }
+            };
+            next.roles.insert(role.clone(), owner);
+            next.mine.insert(role, lease);
+        }
+        if next == *old {
+            return;
+        }
+        next.generation += 1;
+
+        // The lease first: whoever reads of a role finds it covered.
+        let held = Renewals(next.mine.values().map(|lease| (*lease, Instant::FAR_FUTURE)).collect());
+        self.renewals.send_if_modified(|renewals| {
+            let changed = *renewals != held;
+            *renewals = held;
+            changed
+        });
+        self.ownership.send_replace(Arc::new(next));
+    }
+
+    fn ownership(&self) -> watch::Receiver<Arc<Ownership>> {
+        self.ownership.subscribe()
+    }
+
+    fn renewals(&self) -> watch::Receiver<Renewals> {
+        self.renewals.subscribe()
+    }
+
+    /// Nothing: no other node is asked, and a lone node spreads over nobody.
+    fn capabilities(&self) -> ElectorCapabilities {
+        ElectorCapabilities::new(false, false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::elect::Bid;
+
+    fn vip() -> Role {
+        Role::Address("192.0.2.1".parse().unwrap())
+    }
+
+    fn bid(elector: &Solo, generation: u64, bids: &[(Role, Bid)]) -> Arc<Ownership> {
+        elector.set_candidacy(Arc::new(Candidacy::new(generation, bids.iter().cloned())));
+        elector.ownership().borrow().clone()
+    }
+
+    fn deadline(elector: &Solo, lease: LeaseId) -> Option<Instant> {
+        elector.renewals().borrow().0.get(&lease).copied()
+    }
+
+    #[test]
+    fn owns_every_eligible_role_at_once_and_for_good() {
+        let elector = Solo::new("a".into());
+        assert_eq!(elector.ownership().borrow().members.len(), 1);
+        let writer = Role::named("writer");
+        let owned =
+            bid(&elector, 7, &[(vip(), Bid::default()), (writer.clone(), Bid::default().ineligible())]);
+        assert_eq!(owned.candidacy, 7);
+        assert_eq!(owned.roles.keys().collect::<Vec<_>>(), [&vip()]);
+        assert_eq!(owned.roles[&vip()].node, "a".into());
+        assert_eq!(deadline(&elector, owned.mine[&vip()]), Some(Instant::FAR_FUTURE));
+
+        // A role gained later leaves the first one alone.
+        let more = bid(&elector, 8, &[(vip(), Bid::default()), (writer.clone(), Bid::default())]);
+        assert_eq!(more.mine[&vip()], owned.mine[&vip()]);
+        assert_eq!(more.roles[&vip()], owned.roles[&vip()]);
+        assert_ne!(more.mine[&writer], owned.mine[&vip()]);
+        assert_eq!(elector.renewals().borrow().0.len(), 2);
+    }
+
+    #[test]
+    fn a_role_regained_has_a_new_lease_and_a_higher_term() {
+        let elector = Solo::new("a".into());
+        let first = bid(&elector, 1, &[(vip(), Bid::default())]);
+        for (generation, gone) in [(2, vec![(vip(), Bid::default().ineligible())]), (4, vec![])] {
+            let without = bid(&elector, generation, &gone);
+            assert!(without.mine.is_empty() && without.roles.is_empty());
+            assert!(elector.renewals().borrow().0.is_empty());
+            let again = bid(&elector, generation + 1, &[(vip(), Bid::default())]);
+            assert!(again.mine[&vip()] > first.mine[&vip()]);
+            assert!(again.roles[&vip()].term > first.roles[&vip()].term);
+            assert!(again.generation > without.generation);
+        }
+    }
+
+    #[test]
+    fn a_draining_node_keeps_what_it_has_and_gains_nothing() {
+        let elector = Solo::new("a".into());
+        let first = bid(&elector, 1, &[(vip(), Bid::default())]);
+        let other = Role::named("other");
+        let bids = [(vip(), Bid::default().draining()), (other, Bid::default().draining())];
+        let draining = bid(&elector, 2, &bids);
+        assert_eq!(draining.mine, first.mine);
+        assert!(draining.members[&NodeName::from("a")].draining);
+    }
+
+    #[test]
+    fn the_same_candidacy_again_wakes_nobody() {
+        let elector = Solo::new("a".into());
+        bid(&elector, 1, &[(vip(), Bid::default())]);
+        let (mut ownership, mut renewals) = (elector.ownership(), elector.renewals());
+        ownership.mark_unchanged();
+        renewals.mark_unchanged();
+        bid(&elector, 1, &[(vip(), Bid::default())]);
+        assert!(!ownership.has_changed().unwrap());
+        // Another weight changes the bid, not what is owned.
+        bid(&elector, 2, &[(vip(), Bid { weight: 5, ..Bid::default() })]);
+        assert!(ownership.has_changed().unwrap());
+        assert!(!renewals.has_changed().unwrap());
+    }
+}
