@@ -34,11 +34,6 @@ impl FreeSet {
         self.runs.first_key_value().map(|(_, first)| *first)
     }
 
-    /// Whether `number` is free.
-    pub(super) fn contains(&self, number: u128) -> bool {
-        self.runs.range(number..).next().is_some_and(|(_, first)| *first <= number)
-    }
-
     /// Takes `number`; `false` if it is not free.
     pub(super) fn take(&mut self, number: u128) -> bool {
         let Some((&last, run)) = self.runs.range_mut(number..).next() else { return false };
@@ -121,7 +116,6 @@ mod tests {
                 }
                 prop_assert_eq!(&free.runs, &naive(&model));
                 prop_assert_eq!(free.first(), model.first().copied());
-                prop_assert_eq!(free.contains(number), model.contains(&number));
             }
         }
     }

@@ -129,7 +129,7 @@ mod tests {
                 }
             }
             let members: BTreeSet<u128> = model.iter().map(|(at, _)| *at).collect();
-            prop_assert_eq!(group.members.iter().copied().collect::<BTreeSet<_>>(), members.clone());
+            prop_assert_eq!(&group.members.iter().copied().collect::<BTreeSet<_>>(), &members);
             prop_assert_eq!(group.is_empty(), members.is_empty());
             let served = |at: u128| model.iter().filter(|(n, _)| *n == at).fold(0, |all, (_, mask)| all | mask);
             let scanned = members.iter().copied().find(|at| end.is_none_or(|end| *at < end) && served(*at) & wanted == 0);

@@ -6,5 +6,6 @@
 //!
 //! Each suite has a `run_all`, and a function per clause for bisecting. A clause panics with what it found.
 
+pub mod allocator;
 pub mod announcer;
 pub mod elector;
