@@ -122,6 +122,9 @@ impl AsRef<[u8]> for FrameBuf {
 }
 
 #[cfg(test)]
+mod laws;
+
+#[cfg(test)]
 pub(crate) mod testutil {
     /// Bytes from a hex dump; blanks and line ends are ignored.
     pub(crate) fn hex(dump: &str) -> Vec<u8> {
