@@ -48,6 +48,9 @@ pub struct AnnounceSet {
     pub generation: u64,
     /// What to announce, for each address.
     pub entries: BTreeMap<IpAddr, Announcement>,
+    /// Addresses that this node is a candidate for and may have to announce at any moment, with the interfaces. They
+    /// are prepared for (a responder joins their multicast groups and learns who asks for them), never announced.
+    pub standby: BTreeMap<IpAddr, Interfaces>,
     /// The nodes of the cluster, so that a peer that claims an address is told from a stranger.
     pub members: BTreeMap<NodeName, Member>,
 }
@@ -55,7 +58,7 @@ pub struct AnnounceSet {
 impl AnnounceSet {
     /// These announcements and no others.
     pub fn new(generation: u64, entries: impl IntoIterator<Item = (IpAddr, Announcement)>) -> Self {
-        Self { generation, entries: entries.into_iter().collect(), members: BTreeMap::new() }
+        Self { generation, entries: entries.into_iter().collect(), ..Self::default() }
     }
 }
 

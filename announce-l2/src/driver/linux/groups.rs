@@ -1,0 +1,94 @@
+//! Membership in multicast groups. The kernel tells the switches about it (MLD); without that, one that snoops does
+//! not deliver solicitations, not even to a promiscuous interface.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io;
+use std::net::Ipv6Addr;
+
+use socket2::{Domain, Socket, Type};
+
+use crate::machine::IfIndex;
+
+/// A socket takes some 2300 memberships at the default `net.core.optmem_max`, and each costs more than the one
+/// before.
+const PER_SOCKET: usize = 1000;
+/// How many memberships are changed before frames are looked at again: each costs the kernel some 50 µs.
+pub(super) const STEP: usize = 32;
+
+type Membership = (IfIndex, Ipv6Addr);
+
+/// The memberships that are held, on as many sockets as it takes.
+#[derive(Debug, Default)]
+pub(super) struct Groups {
+    sockets: Vec<(Socket, usize)>,
+    /// Each membership with the socket that holds it.
+    joined: BTreeMap<Membership, usize>,
+    to_join: VecDeque<Membership>,
+    to_leave: VecDeque<Membership>,
+    /// Why joining failed the last time, for each interface.
+    failed: BTreeMap<IfIndex, String>,
+}
+
+impl Groups {
+    /// Replaces what is wanted. The work is done by [`step`](Self::step).
+    pub(super) fn want(&mut self, wanted: &BTreeSet<Membership>) {
+        self.failed.clear();
+        self.to_join = wanted.iter().filter(|group| !self.joined.contains_key(group)).copied().collect();
+        self.to_leave = self.joined.keys().filter(|group| !wanted.contains(group)).copied().collect();
+    }
+
+    /// Does a part of the work, and tells whether there is more.
+    pub(super) fn step(&mut self) -> bool {
+        for _ in 0..STEP {
+            if let Some(group) = self.to_join.pop_front() {
+                match self.join(group) {
+                    Ok(socket) => drop(self.joined.insert(group, socket)),
+                    // An interface that is gone will be told of; its groups are then wanted no more.
+                    Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {}
+                    Err(error) => drop(self.failed.insert(group.0, error.to_string())),
+                }
+            } else if let Some(group) = self.to_leave.pop_front() {
+                self.leave(group);
+            } else {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// The interfaces on which a group could not be joined, and why.
+    pub(super) fn failed(&self) -> &BTreeMap<IfIndex, String> {
+        &self.failed
+    }
+
+    fn join(&mut self, (interface, group): Membership) -> io::Result<usize> {
+        let full = |error: &io::Error| matches!(error.raw_os_error(), Some(libc::ENOMEM | libc::ENOBUFS));
+        for (index, (socket, members)) in self.sockets.iter_mut().enumerate() {
+            if *members >= PER_SOCKET {
+                continue;
+            }
+            match socket.join_multicast_v6(&group, interface.0) {
+                Ok(()) => {
+                    *members += 1;
+                    return Ok(index);
+                }
+                // The system's limit is lower than ours.
+                Err(error) if full(&error) && *members > 0 => *members = PER_SOCKET,
+                Err(error) => return Err(error),
+            }
+        }
+        let socket = Socket::new(Domain::IPV6, Type::DGRAM, None)?;
+        socket.join_multicast_v6(&group, interface.0)?;
+        self.sockets.push((socket, 1));
+        Ok(self.sockets.len() - 1)
+    }
+
+    fn leave(&mut self, group: Membership) {
+        let Some(index) = self.joined.remove(&group) else { return };
+        if let Some((socket, members)) = self.sockets.get_mut(index) {
+            // Of an interface that is gone the kernel keeps the membership until it is left, and then says ENODEV.
+            let _ = socket.leave_multicast_v6(&group.1, group.0.0);
+            *members = members.saturating_sub(1);
+        }
+    }
+}

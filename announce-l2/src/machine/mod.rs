@@ -1,0 +1,641 @@
+//! The responder: a machine that answers for addresses and tells the segment about them, without I/O and without a
+//! clock.
+//!
+//! # How to drive it
+//! [`Responder`] has five verbs. Hand it whatever happens with [`handle`](Responder::handle); call
+//! [`handle_timeout`](Responder::handle_timeout) when [`poll_timeout`](Responder::poll_timeout) says; after either,
+//! send what [`poll_output`](Responder::poll_output) gives until it gives nothing, then take the events of
+//! [`poll_event`](Responder::poll_event). `now` never goes back.
+//!
+//! # What it promises
+//! - It answers only for addresses of the desired set, on the interfaces that are chosen for them, while their lease
+//!   holds. The lease is looked up for each frame; no timer has to fire for silence.
+//! - A frame that waited longer than [`Config::max_age`] is not answered: after a pause, a queue full of old
+//!   questions is not answered in the name of an owner that may have been replaced.
+//! - A frame that was made and not sent by its [`Transmit::deadline`] must not be sent. That is the driver's part.
+//!
+//! What remains is a process that stops after the driver's last look at the clock and before its `sendmmsg`: at most
+//! that one batch escapes when it resumes.
+
+mod askers;
+mod counters;
+mod interface;
+mod leases;
+mod pace;
+mod receive;
+mod schedule;
+mod status;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use lbcore::announce::{AnnounceSet, Announcement, Interfaces};
+use lbcore::elect::{LeaseId, Term};
+use lbcore::id::{InterfaceName, NodeName};
+use lbcore::time::{Duration, Instant};
+
+pub use counters::Counters;
+pub use interface::{IfIndex, Interface};
+pub use pace::Pace;
+
+use crate::wire::arp::Arp;
+use crate::wire::ndp::{Advertisement, Message};
+use crate::wire::{FrameBuf, MacAddr, ipv6};
+use interface::Port;
+use leases::Leases;
+use schedule::{Job, Tag};
+
+/// Frames that may wait to be sent. What comes beyond is dropped and counted: a sender that cannot send for long
+/// must not answer stale questions later.
+const MAX_BACKLOG: usize = 1024;
+/// Events that may wait to be polled.
+const MAX_EVENTS: usize = 1 << 16;
+/// How many of the hosts that asked for an address are told directly when it is gained.
+const MAX_ASKERS: usize = 8;
+
+/// How a [`Responder`] behaves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Config {
+    /// The limit on what is sent unasked, for each interface.
+    pub pace: Pace,
+    /// A received frame older than this is not answered.
+    pub max_age: Duration,
+    /// How often each interface shows the switches our hardware address, so that they do not forget the port (they do
+    /// after 300 s by default) while gateways still remember the address. One frame an interface, not an address.
+    pub refresh: Duration,
+    /// How often a claim of an address of ours by a stranger is answered with an announcement (RFC 5227 §2.4 c:
+    /// DEFEND_INTERVAL).
+    pub defend_interval: Duration,
+    /// The same for a claim by a member of the cluster, which is a late frame of a former owner: corrected soon.
+    pub correct_interval: Duration,
+    /// How long a claim stays in the status after it was last heard.
+    pub conflict_memory: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            pace: Pace::NORMAL,
+            max_age: Duration::from_millis(100),
+            refresh: Duration::from_secs(100),
+            defend_interval: Duration::from_secs(10),
+            correct_interval: Duration::from_secs(1),
+            conflict_memory: Duration::from_secs(60),
+        }
+    }
+}
+
+/// A received frame.
+#[derive(Clone, Copy, Debug)]
+pub struct Frame<'a> {
+    /// Where it came in.
+    pub interface: IfIndex,
+    /// When the kernel received it; [`Instant::ZERO`] if that is not known, which counts as too old.
+    pub received: Instant,
+    /// Its bytes, from the Ethernet header on.
+    pub bytes: &'a [u8],
+}
+
+/// What happens to a [`Responder`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Input<'a> {
+    /// A frame was received.
+    Frame(Frame<'a>),
+    /// Another set is desired. One of a lower generation than the last is ignored.
+    Desired(Arc<AnnounceSet>),
+    /// A lease holds until then. An earlier deadline than the one known is ignored.
+    Renewed {
+        /// The lease.
+        lease: LeaseId,
+        /// Its deadline.
+        until: Instant,
+    },
+    /// These are the interfaces now, all of them.
+    Interfaces(&'a [Interface]),
+    /// The segment may have forgotten us: a bond switched over, the kernel was asked to notify peers.
+    Reannounce(IfIndex),
+    /// Say nothing more, for any address.
+    Withdraw,
+}
+
+/// A frame to send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transmit {
+    /// Where.
+    pub interface: IfIndex,
+    /// The address that it speaks for.
+    pub address: IpAddr,
+    /// At and after this time it must not be sent.
+    pub deadline: Instant,
+    /// The frame.
+    pub frame: FrameBuf,
+}
+
+/// Something that a person or a log may want to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// This node speaks for the address from now on, wherever an interface is up.
+    Gained {
+        /// The address.
+        address: IpAddr,
+        /// The term of the ownership.
+        term: Term,
+    },
+    /// This node is silent about the address from now on.
+    Lost {
+        /// The address.
+        address: IpAddr,
+        /// Why.
+        why: Loss,
+    },
+    /// Another claims an address of ours. Not told more often than it is answered.
+    Conflict {
+        /// The address.
+        address: IpAddr,
+        /// The interface on which the claim was heard.
+        interface: InterfaceName,
+        /// Who claims it.
+        claimant: Claimant,
+    },
+}
+
+/// Why an address was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// It left the desired set, or now names a lease that does not hold.
+    Withdrawn,
+    /// The deadline of its lease passed.
+    Expired,
+}
+
+/// Who claims an address of ours.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Claimant {
+    /// The hardware address.
+    pub mac: MacAddr,
+    /// The member of the cluster that has it; `None` is a stranger.
+    pub member: Option<NodeName>,
+}
+
+/// The interfaces of an address, resolved to numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Chosen {
+    All,
+    Only(Vec<IfIndex>),
+}
+
+impl Chosen {
+    fn resolve(wanted: &Interfaces, ports: &BTreeMap<IfIndex, Port>) -> Self {
+        match wanted {
+            Interfaces::All => Self::All,
+            Interfaces::Only(names) => Self::Only(
+                ports
+                    .values()
+                    .filter(|port| names.contains(&port.interface.name))
+                    .map(|port| port.interface.index)
+                    .collect(),
+            ),
+        }
+    }
+
+    fn contains(&self, interface: IfIndex) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(indexes) => indexes.contains(&interface),
+        }
+    }
+}
+
+/// A desired address.
+#[derive(Clone, Debug)]
+struct Entry {
+    chosen: Chosen,
+    lease: Option<LeaseId>,
+    term: Term,
+    /// Whether its lease held at the last look, so that a change is noticed.
+    live: bool,
+    /// Which gain of an address this is, counted over all addresses.
+    gain: u64,
+    defended: Option<Instant>,
+}
+
+/// A claim of an address of ours.
+#[derive(Clone, Debug)]
+struct Conflict {
+    interface: InterfaceName,
+    claimant: Claimant,
+    heard: Instant,
+}
+
+/// Answers ARP requests and neighbor solicitations for the addresses of an [`AnnounceSet`], and announces them.
+///
+/// See the [module](self) on how to drive it.
+#[derive(Clone, Debug, Default)]
+pub struct Responder {
+    config: Config,
+    ports: BTreeMap<IfIndex, Port>,
+    /// The hardware addresses of our interfaces: what comes from them is an echo.
+    own: BTreeSet<MacAddr>,
+    desired: Arc<AnnounceSet>,
+    entries: BTreeMap<IpAddr, Entry>,
+    standby: BTreeMap<IpAddr, Chosen>,
+    peers: BTreeMap<MacAddr, NodeName>,
+    leases: Leases,
+    conflicts: BTreeMap<IpAddr, Conflict>,
+    sweep_at: Option<Instant>,
+    gains: u64,
+    outputs: VecDeque<Transmit>,
+    events: VecDeque<Event>,
+    counters: Counters,
+    status_version: u64,
+    watch_version: u64,
+}
+
+impl Responder {
+    /// A machine that knows no interface and desires nothing.
+    pub fn new(config: Config) -> Self {
+        Self { config, ..Self::default() }
+    }
+
+    /// Takes in what happened.
+    pub fn handle(&mut self, now: Instant, input: Input<'_>) {
+        if let Input::Frame(frame) = input {
+            self.receive(now, frame);
+            return;
+        }
+        self.expire(now);
+        match input {
+            Input::Frame(_) => {}
+            Input::Desired(desired) => self.set_desired(now, desired),
+            Input::Renewed { lease, until } => {
+                if self.leases.renew(now, lease, until) {
+                    let addresses: Vec<IpAddr> = self.leases.addresses(lease).collect();
+                    for address in addresses {
+                        self.settle(now, address, Loss::Withdrawn);
+                    }
+                }
+            }
+            Input::Interfaces(table) => self.set_interfaces(now, table),
+            Input::Reannounce(index) => self.announce_all_on(now, index),
+            Input::Withdraw => {
+                self.set_desired(now, Arc::new(AnnounceSet::new(self.desired.generation, [])));
+                self.outputs.clear();
+            }
+        }
+        self.run_schedules(now);
+    }
+
+    /// Does what is due at `now`.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.expire(now);
+        self.sweep_conflicts(now);
+        for port in self.ports.values_mut().filter(|port| port.interface.up) {
+            if port.refresh_at.is_some_and(|at| at <= now) {
+                port.refresh_at = Some(now + self.config.refresh);
+                let index = port.interface.index;
+                let found = self.entries.iter().find(|(_, entry)| entry.live && entry.chosen.contains(index));
+                if let Some((address, entry)) = found {
+                    port.schedule.add(Job::Refresh(*address), Tag { gain: entry.gain, since: now });
+                }
+            }
+        }
+        self.run_schedules(now);
+    }
+
+    /// The next frame to send.
+    pub fn poll_output(&mut self) -> Option<Transmit> {
+        self.outputs.pop_front()
+    }
+
+    /// The next event.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout), at the latest. Ask again after each other call.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let ports = self.ports.values().filter(|port| port.interface.up);
+        // With a full queue nothing more can be said; when it has been polled, this is asked again.
+        let room = self.outputs.len() < MAX_BACKLOG;
+        let ports = ports.flat_map(|port| {
+            let schedule = if room { port.schedule.due() } else { None };
+            schedule.into_iter().chain(port.refresh_at)
+        });
+        ports.chain(self.leases.next_deadline()).chain(self.sweep_at).min()
+    }
+
+    /// What happened so far, by reason.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// The sending side tells that it threw away a frame whose [`deadline`](Transmit::deadline) had passed.
+    pub fn note_expired(&mut self) {
+        self.counters.expired += 1;
+    }
+
+    /// Changes whenever [`status`](Self::status) would.
+    pub fn status_version(&self) -> u64 {
+        self.status_version
+    }
+
+    /// Changes whenever [`watched`](Self::watched) or [`groups`](Self::groups) may.
+    pub fn watch_version(&self) -> u64 {
+        self.watch_version
+    }
+
+    /// The addresses of which frames are wanted: those desired and those of which this node is a candidate.
+    pub fn watched(&self) -> impl Iterator<Item = IpAddr> {
+        self.entries.keys().chain(self.standby.keys()).copied()
+    }
+
+    /// The solicited-node groups to be a member of: without that, a switch that snoops on MLD does not deliver the
+    /// solicitations. Those of candidates are among them, so that a takeover needs no round of MLD.
+    pub fn groups(&self) -> BTreeSet<(IfIndex, std::net::Ipv6Addr)> {
+        let entries = self.entries.iter().map(|(address, entry)| (address, &entry.chosen));
+        let mut groups = BTreeSet::new();
+        for (address, chosen) in entries.chain(&self.standby) {
+            if let IpAddr::V6(address) = address {
+                let ports = self.ports.keys().filter(|index| chosen.contains(**index));
+                groups.extend(ports.map(|index| (*index, ipv6::solicited_node(*address))));
+            }
+        }
+        groups
+    }
+
+    fn set_desired(&mut self, now: Instant, desired: Arc<AnnounceSet>) {
+        if desired.generation < self.desired.generation {
+            return;
+        }
+        let old = std::mem::replace(&mut self.desired, desired);
+        let new = self.desired.clone();
+        if old.generation != new.generation {
+            self.status_version += 1;
+        }
+        if new.members != old.members {
+            let macs = new.members.iter().flat_map(|(node, member)| {
+                member.hardware.values().map(move |mac| (MacAddr(*mac), node.clone()))
+            });
+            self.peers = macs.collect();
+        }
+        if new.standby != old.standby {
+            self.watch_version += 1;
+            let resolve =
+                |(address, wanted): (&IpAddr, &Interfaces)| (*address, Chosen::resolve(wanted, &self.ports));
+            self.standby = new.standby.iter().map(resolve).collect();
+        }
+        if new.entries == old.entries {
+            return;
+        }
+        self.status_version += 1;
+        self.watch_version += 1;
+        for address in old.entries.keys().filter(|address| !new.entries.contains_key(address)) {
+            self.remove(*address);
+        }
+        for (address, wanted) in &new.entries {
+            if old.entries.get(address) != Some(wanted) {
+                self.upsert(now, *address, wanted);
+            }
+        }
+    }
+
+    fn remove(&mut self, address: IpAddr) {
+        let Some(entry) = self.entries.remove(&address) else { return };
+        if let Some(lease) = entry.lease {
+            self.leases.unbind(lease, address);
+        }
+        if entry.live {
+            self.lost(address, Loss::Withdrawn);
+        }
+    }
+
+    fn upsert(&mut self, now: Instant, address: IpAddr, wanted: &Announcement) {
+        let chosen = Chosen::resolve(&wanted.interfaces, &self.ports);
+        let usable = is_usable(address);
+        let lease = wanted.lease.filter(|_| usable);
+        let mut entry = self.entries.remove(&address).unwrap_or(Entry {
+            chosen: Chosen::Only(Vec::new()),
+            lease: None,
+            term: wanted.term,
+            live: false,
+            gain: 0,
+            defended: None,
+        });
+        if entry.lease != lease {
+            if let Some(old) = entry.lease {
+                self.leases.unbind(old, address);
+            }
+            if let Some(new) = lease {
+                self.leases.bind(new, address);
+            }
+        }
+        let added: Vec<IfIndex> = self
+            .ports
+            .keys()
+            .filter(|i| chosen.contains(**i) && !entry.chosen.contains(**i))
+            .copied()
+            .collect();
+        // A new term means that the address may have been another's in between.
+        let regained = entry.term != wanted.term && entry.live;
+        if regained {
+            self.gains += 1;
+            entry.gain = self.gains;
+        }
+        let tag = Tag { gain: entry.gain, since: now };
+        let live = entry.live;
+        entry.chosen = chosen;
+        entry.lease = lease;
+        entry.term = wanted.term;
+        self.entries.insert(address, entry);
+        self.settle(now, address, Loss::Withdrawn);
+        if regained {
+            self.announce(address, tag);
+        } else if live {
+            for index in added {
+                if let Some(port) = self.ports.get_mut(&index) {
+                    port.schedule.add(Job::First(address), tag);
+                }
+            }
+        }
+    }
+
+    /// Takes note of whether the lease of `address` holds.
+    fn settle(&mut self, now: Instant, address: IpAddr, why: Loss) {
+        let Some(entry) = self.entries.get_mut(&address) else { return };
+        let live = entry.lease.is_some_and(|lease| now < self.leases.until(lease));
+        if live == entry.live {
+            return;
+        }
+        entry.live = live;
+        if !live {
+            self.lost(address, why);
+            return;
+        }
+        self.gains += 1;
+        entry.gain = self.gains;
+        let (tag, term) = (Tag { gain: entry.gain, since: now }, entry.term);
+        self.status_version += 1;
+        self.event(Event::Gained { address, term });
+        self.announce(address, tag);
+    }
+
+    fn lost(&mut self, address: IpAddr, why: Loss) {
+        self.status_version += 1;
+        self.conflicts.remove(&address);
+        self.outputs.retain(|transmit| transmit.address != address);
+        self.event(Event::Lost { address, why });
+    }
+
+    fn event(&mut self, event: Event) {
+        if self.events.len() >= MAX_EVENTS {
+            self.events.pop_front();
+            self.counters.events_lost += 1;
+        }
+        self.events.push_back(event);
+    }
+
+    /// Plans the first announcement of `address` wherever it is chosen.
+    fn announce(&mut self, address: IpAddr, tag: Tag) {
+        let Some(entry) = self.entries.get(&address) else { return };
+        for port in self.ports.values_mut().filter(|port| entry.chosen.contains(port.interface.index)) {
+            port.schedule.add(Job::First(address), tag);
+        }
+    }
+
+    fn announce_all_on(&mut self, now: Instant, index: IfIndex) {
+        let Some(port) = self.ports.get_mut(&index) else { return };
+        port.schedule.clear();
+        for (address, entry) in &self.entries {
+            if entry.live && entry.chosen.contains(index) {
+                port.schedule.add(Job::First(*address), Tag { gain: entry.gain, since: now });
+            }
+        }
+    }
+
+    fn set_interfaces(&mut self, now: Instant, table: &[Interface]) {
+        let mut old = std::mem::take(&mut self.ports);
+        let mut changed = false;
+        let mut appeared = Vec::new();
+        for interface in table {
+            let index = interface.index;
+            let known = old.remove(&index);
+            let same = known.as_ref().is_some_and(|port| {
+                (&port.interface.name, port.interface.mac, port.interface.up)
+                    == (&interface.name, interface.mac, interface.up)
+            });
+            changed |= !same;
+            if interface.up && !same {
+                appeared.push(index);
+            }
+            let mut port = known.unwrap_or_else(|| Port::new(interface.clone(), self.config.pace));
+            port.refresh_at = port.refresh_at.or(Some(now + self.config.refresh));
+            port.interface = interface.clone();
+            self.ports.insert(index, port);
+        }
+        if !changed && old.is_empty() {
+            return;
+        }
+        self.status_version += 1;
+        self.watch_version += 1;
+        self.own = self.ports.values().map(|port| port.interface.mac).collect();
+        self.outputs.retain(|transmit| self.ports.contains_key(&transmit.interface));
+        for (address, entry) in &mut self.entries {
+            if let Some(wanted) = self.desired.entries.get(address) {
+                entry.chosen = Chosen::resolve(&wanted.interfaces, &self.ports);
+            }
+        }
+        for (address, chosen) in &mut self.standby {
+            if let Some(wanted) = self.desired.standby.get(address) {
+                *chosen = Chosen::resolve(wanted, &self.ports);
+            }
+        }
+        for index in appeared {
+            self.announce_all_on(now, index);
+        }
+    }
+
+    fn expire(&mut self, now: Instant) {
+        while let Some(lease) = self.leases.expire(now) {
+            let addresses: Vec<IpAddr> = self.leases.addresses(lease).collect();
+            for address in addresses {
+                self.settle(now, address, Loss::Expired);
+            }
+        }
+    }
+
+    /// Says what is due, as far as the pace allows.
+    fn run_schedules(&mut self, now: Instant) {
+        let Self { ports, entries, leases, outputs, counters, .. } = self;
+        for port in ports.values_mut().filter(|port| port.interface.up) {
+            let index = port.interface.index;
+            let deadline = |address: IpAddr| {
+                let entry = entries.get(&address).filter(|entry| entry.chosen.contains(index))?;
+                entry.lease.map(|lease| (leases.until(lease), entry.gain))
+            };
+            let wanted = |job: Job, tag: Tag| {
+                deadline(job.address()).is_some_and(|(until, gain)| now < until && gain == tag.gain)
+            };
+            while outputs.len() < MAX_BACKLOG {
+                let Some((job, tag)) = port.schedule.next(now, wanted) else { break };
+                let address = job.address();
+                let Some((deadline, _)) = deadline(address) else { continue };
+                let tag = if matches!(job, Job::First(_)) { Tag { since: now, ..tag } } else { tag };
+                let frame = say(port, now, job, tag, counters);
+                outputs.push_back(Transmit { interface: index, address, deadline, frame });
+            }
+        }
+    }
+}
+
+/// Makes the frame of a job, and plans what follows from it.
+fn say(port: &mut Port, now: Instant, job: Job, tag: Tag, counters: &mut Counters) -> FrameBuf {
+    let mac = port.interface.mac;
+    port.schedule.repeat(job, tag);
+    match job {
+        Job::Defend(_) => counters.defended += 1,
+        Job::Refresh(_) => counters.refreshed += 1,
+        Job::Gateway(..) | Job::Asker(..) => counters.directed += 1,
+        Job::First(_) | Job::Again(..) => counters.announced += 1,
+    }
+    match (job, job.address()) {
+        (Job::Gateway(_, gateway), IpAddr::V4(address)) => {
+            Arp::directed(mac, address, gateway).to_frame(MacAddr::BROADCAST)
+        }
+        (Job::Asker(_, host, host_mac), IpAddr::V4(address)) => {
+            Arp::directed(mac, address, host).to_frame(host_mac)
+        }
+        (_, IpAddr::V4(address)) => {
+            // The directed form is for those who ignore gratuitous ARP: gateways, twice in case one is lost, and
+            // hosts that asked, with the hardware address that they had.
+            if matches!(job, Job::First(_) | Job::Again(2, _)) {
+                for gateway in port.interface.gateways.iter().filter(|gateway| **gateway != address) {
+                    port.schedule.add(Job::Gateway(address.into(), *gateway), tag);
+                }
+            }
+            if matches!(job, Job::First(_)) {
+                for asker in port.askers.of(now, address, MAX_ASKERS) {
+                    port.schedule.add(Job::Asker(address.into(), asker.host, asker.mac), tag);
+                }
+            }
+            Arp::announcement(mac, address).to_frame(MacAddr::BROADCAST)
+        }
+        (_, IpAddr::V6(address)) => {
+            let header = ipv6::Header::nd(address, ipv6::ALL_NODES);
+            let message = Message::Advertisement(Advertisement::unsolicited(address, mac));
+            message.to_frame(&header, mac, MacAddr::of_ipv6_group(ipv6::ALL_NODES))
+        }
+    }
+}
+
+/// Whether a host can have this address on a segment.
+fn is_usable(address: IpAddr) -> bool {
+    let broadcast = matches!(address, IpAddr::V4(address) if address.is_broadcast());
+    !address.is_unspecified() && !address.is_loopback() && !address.is_multicast() && !broadcast
+}

@@ -1,0 +1,195 @@
+//! What is to be said unasked on one interface, and when.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+
+use lbcore::time::{Duration, Instant};
+
+use super::pace::{Bucket, Pace};
+use crate::wire::MacAddr;
+
+/// When an ARP announcement is made after an address was gained. The second follows soon, in case the first was
+/// lost; the third and fourth come after a receiver's `locktime` of one second.
+const ARP_ROUNDS: [Duration; 4] =
+    [Duration::ZERO, Duration::from_millis(100), Duration::from_millis(1100), Duration::from_millis(2200)];
+/// The same for advertisements: at most MAX_NEIGHBOR_ADVERTISEMENT = 3, at least RetransTimer = 1 s apart
+/// (RFC 4861 §7.2.6).
+const NDP_ROUNDS: [Duration; 3] = [Duration::ZERO, Duration::from_millis(1100), Duration::from_millis(2200)];
+
+/// Something to say. The order is the order of urgency when the pace does not let all go at once: what is first
+/// heard of comes before what is repeated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Job {
+    /// Tell everybody against another's claim.
+    Defend(IpAddr),
+    /// Tell everybody for the first time.
+    First(IpAddr),
+    /// Tell a gateway.
+    Gateway(IpAddr, Ipv4Addr),
+    /// Tell a host that asked.
+    Asker(IpAddr, Ipv4Addr, MacAddr),
+    /// Tell everybody again; which time this is.
+    Again(u8, IpAddr),
+    /// Show the switches our hardware address.
+    Refresh(IpAddr),
+}
+
+impl Job {
+    pub(crate) fn address(self) -> IpAddr {
+        match self {
+            Self::Defend(address)
+            | Self::First(address)
+            | Self::Gateway(address, _)
+            | Self::Asker(address, ..)
+            | Self::Again(_, address)
+            | Self::Refresh(address) => address,
+        }
+    }
+}
+
+/// For which gain of the address a job was made (it is void after another), and when that began to be announced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tag {
+    pub(crate) gain: u64,
+    pub(crate) since: Instant,
+}
+
+/// The jobs of one interface.
+#[derive(Clone, Debug)]
+pub(crate) struct Schedule {
+    bucket: Bucket,
+    ready: BTreeMap<Job, Tag>,
+    later: BTreeMap<(Instant, Job), Tag>,
+}
+
+impl Schedule {
+    pub(crate) fn new(pace: Pace) -> Self {
+        Self { bucket: Bucket::new(pace), ready: BTreeMap::new(), later: BTreeMap::new() }
+    }
+
+    /// Adds a job that is due.
+    pub(crate) fn add(&mut self, job: Job, tag: Tag) {
+        self.ready.insert(job, tag);
+    }
+
+    /// Plans the next repeat after `job`, if there is one.
+    pub(crate) fn repeat(&mut self, job: Job, tag: Tag) {
+        let (round, address) = match job {
+            Job::First(address) => (1, address),
+            Job::Again(round, address) => (round + 1, address),
+            _ => return,
+        };
+        let rounds = if address.is_ipv4() { &ARP_ROUNDS[..] } else { &NDP_ROUNDS[..] };
+        if let Some(after) = rounds.get(usize::from(round)) {
+            self.later.insert((tag.since + *after, Job::Again(round, address)), tag);
+        }
+    }
+
+    /// Forgets everything.
+    pub(crate) fn clear(&mut self) {
+        self.ready.clear();
+        self.later.clear();
+    }
+
+    /// The most urgent of what is due, if `wanted`; what is not wanted (any more) is thrown away and costs no token.
+    pub(crate) fn next(
+        &mut self,
+        now: Instant,
+        mut wanted: impl FnMut(Job, Tag) -> bool,
+    ) -> Option<(Job, Tag)> {
+        while let Some(entry) = self.later.first_entry().filter(|entry| entry.key().0 <= now) {
+            let ((_, job), tag) = entry.remove_entry();
+            self.ready.insert(job, tag);
+        }
+        loop {
+            let (job, tag) = self.ready.first_key_value().map(|(job, tag)| (*job, *tag))?;
+            if !wanted(job, tag) {
+                self.ready.remove(&job);
+                continue;
+            }
+            if !self.bucket.take(now) {
+                return None;
+            }
+            self.ready.remove(&job);
+            return Some((job, tag));
+        }
+    }
+
+    /// When there may be something to do.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        let ready = (!self.ready.is_empty()).then(|| self.bucket.available_at());
+        let later = self.later.first_key_value().map(|((at, _), _)| *at);
+        ready.into_iter().chain(later).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(last: u8) -> IpAddr {
+        IpAddr::from([192, 0, 2, last])
+    }
+
+    #[test]
+    fn first_announcements_come_before_everything_that_repeats() {
+        let mut schedule = Schedule::new(Pace { burst: 1, per_second: 1000 });
+        let tag = Tag { gain: 1, since: Instant::ZERO };
+        let gateway = Ipv4Addr::new(192, 0, 2, 254);
+        schedule.add(Job::Again(1, address(1)), tag);
+        schedule.add(Job::Gateway(address(1), gateway), tag);
+        schedule.add(Job::First(address(2)), tag);
+        schedule.add(Job::Defend(address(9)), tag);
+        schedule.add(Job::First(address(1)), tag);
+        let mut order = Vec::new();
+        let mut now = Instant::from_millis(1);
+        while let Some(due) = schedule.due() {
+            now = now.max(due);
+            order.extend(schedule.next(now, |_, _| true).map(|(job, _)| job));
+        }
+        assert_eq!(
+            order,
+            [
+                Job::Defend(address(9)),
+                Job::First(address(1)),
+                Job::First(address(2)),
+                Job::Gateway(address(1), gateway),
+                Job::Again(1, address(1)),
+            ]
+        );
+    }
+
+    #[test]
+    fn repeats_follow_their_table() {
+        for (what, address, expected) in [
+            ("ARP", address(1), vec![0, 100, 1100, 2200]),
+            ("NDP", "2001:db8::1".parse().unwrap(), vec![0, 1100, 2200]),
+        ] {
+            let mut schedule = Schedule::new(Pace::NORMAL);
+            let start = Instant::from_millis(1000);
+            schedule.add(Job::First(address), Tag { gain: 1, since: start });
+            let mut times = Vec::new();
+            let mut now = start;
+            while let Some(due) = schedule.due() {
+                now = now.max(due);
+                while let Some((job, tag)) = schedule.next(now, |_, _| true) {
+                    times.push(now.saturating_since(start).as_millis());
+                    schedule.repeat(job, tag);
+                }
+            }
+            assert_eq!(times, expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_wanted_costs_nothing() {
+        let mut schedule = Schedule::new(Pace { burst: 1, per_second: 1 });
+        let tag = Tag { gain: 1, since: Instant::ZERO };
+        for last in 0..100 {
+            schedule.add(Job::First(address(last)), tag);
+        }
+        let next = schedule.next(Instant::from_millis(1), |job, _| job.address() == address(99));
+        assert_eq!(next.map(|(job, _)| job), Some(Job::First(address(99))));
+        assert_eq!(schedule.due(), None);
+    }
+}
