@@ -17,6 +17,8 @@ mod open;
 mod pack;
 mod reader;
 mod refresh;
+#[cfg(test)]
+mod tests;
 mod update;
 
 use std::fmt;
