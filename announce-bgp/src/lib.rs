@@ -1,2 +1,15 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
+
+mod config;
+#[cfg(feature = "tokio")]
+mod driver;
+pub mod machine;
+#[cfg(feature = "tokio")]
+mod transport;
+pub mod wire;
+
+pub use config::{BgpConfig, BuildError, PORT, PeerConfig, RemoteAs};
+#[cfg(feature = "tokio")]
+#[cfg_attr(docsrs, doc(cfg(feature = "tokio")))]
+pub use driver::{BgpAnnouncer, Driver, DriverError};
