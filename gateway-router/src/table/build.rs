@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::keys::{KeyKind, Keys};
+use super::keys::Keys;
 use super::{
     Bucket, BucketId, Candidate, Conditions, Entry, EntryPath, Found, Leaf, ListenerKey, Port, Precedence,
-    RouteTable, exact_host, exact_path, prefix_path, wildcard_host,
+    RouteTable, Start, exact_host, exact_path, prefix_path, wildcard_host,
 };
 use crate::model::Hostname;
 
@@ -55,12 +55,9 @@ impl<T> RouteTable<T> {
         // Bucket 0 is never used, so that an id is never 0.
         let ids: BTreeMap<&BucketKey, BucketId> =
             buckets.keys().zip(1_u32..).filter_map(|(key, id)| Some((key, BucketId::new(id)?))).collect();
-        let hosts = Hosts { listeners: &listeners, buckets: &ids };
-        let (ports, host_keys) = hosts.resolve().ok_or(BuildError::TooLarge)?;
-
         let mut table = Self {
-            ports,
-            hosts: host_keys,
+            ports: Vec::new(),
+            hosts: Keys::default(),
             paths: Keys::default(),
             buckets: vec![Bucket::default()],
             leaves: Vec::new(),
@@ -69,6 +66,7 @@ impl<T> RouteTable<T> {
             targets,
             entries: entries.len(),
         };
+        let hosts = Hosts { listeners: &listeners, buckets: &ids };
         let mut paths = Vec::new();
         for (key, entries) in &buckets {
             let id = ids.get(key).copied().ok_or(BuildError::TooLarge)?;
@@ -77,6 +75,7 @@ impl<T> RouteTable<T> {
             table.buckets.push(bucket);
         }
         table.paths = Keys::new(paths).ok_or(BuildError::TooLarge)?;
+        (table.ports, table.hosts) = hosts.resolve(&table.buckets).ok_or(BuildError::TooLarge)?;
         Ok(table)
     }
 
@@ -85,7 +84,7 @@ impl<T> RouteTable<T> {
         &mut self,
         id: BucketId,
         entries: &[&'e Entry],
-        paths: &mut Vec<(u32, KeyKind, &'e [u8], u32)>,
+        paths: &mut Vec<(u32, &'e [u8], u32)>,
     ) -> Option<Bucket> {
         let mut by_path: BTreeMap<(bool, &'e str), Vec<&Entry>> = BTreeMap::new();
         for entry in entries {
@@ -101,12 +100,12 @@ impl<T> RouteTable<T> {
             let depth = path.bytes().filter(|byte| *byte == b'/').count();
             if is_exact {
                 bucket.exact_lengths |= 1 << (path.len() % 64);
-                paths.push((exact_path(id), KeyKind::Whole, path.as_bytes(), found.0));
+                paths.push((exact_path(id), path.as_bytes(), found.0));
             } else if depth == 0 {
                 bucket.root = Some(found);
             } else if depth < 64 {
                 bucket.depths |= 1 << depth;
-                paths.push((prefix_path(id), KeyKind::Elements, path.as_bytes(), found.0));
+                paths.push((prefix_path(id), path.as_bytes(), found.0));
             } else if let [first, ..] = &entries[..]
                 && let EntryPath::Prefix(path) = &first.path
             {
@@ -149,24 +148,26 @@ struct Hosts<'b> {
 }
 
 impl Hosts<'_> {
-    /// The ports, and the map from hosts to first buckets (0 if there is none).
-    fn resolve(&self) -> Option<(Vec<Port>, Keys)> {
+    /// The ports, and the map from hosts to where they lead.
+    fn resolve(&self, buckets: &[Bucket]) -> Option<(Vec<Port>, Keys)> {
         let mut ports: BTreeMap<u16, Port> = BTreeMap::new();
         let mut names: BTreeSet<(u16, &Hostname)> = BTreeSet::new();
         for listener in self.listeners {
             let other = match &listener.hostname {
                 Some(hostname) => {
                     names.insert((listener.port, hostname));
-                    None
+                    Start::default()
                 }
-                None => self.bucket(listener, None),
+                None => start(self.bucket(listener, None), buckets),
             };
             let port = ports.entry(listener.port).or_insert(Port {
                 number: listener.port,
                 wildcards: 0,
-                other: None,
+                other: Start::default(),
             });
-            port.other = port.other.or(other);
+            if other != Start::default() {
+                port.other = other;
+            }
         }
         for (listener, hostname) in self.buckets.keys().copied() {
             names.extend(hostname.as_ref().map(|hostname| (listener.port, hostname)));
@@ -184,7 +185,7 @@ impl Hosts<'_> {
                     (wildcard_host(port), suffix)
                 }
             };
-            keys.push((scope, KeyKind::Whole, key.as_bytes(), bucket.map_or(0, BucketId::get)));
+            keys.push((scope, key.as_bytes(), start(bucket, buckets).0));
         }
         Some((ports.into_values().collect(), Keys::new(keys)?))
     }
@@ -211,6 +212,19 @@ impl Hosts<'_> {
 
     fn bucket(&self, listener: &ListenerKey, hostname: Option<Hostname>) -> Option<BucketId> {
         self.buckets.get(&(listener.clone(), hostname)).copied()
+    }
+}
+
+/// Where a host leads whose first bucket is `id`.
+fn start(id: Option<BucketId>, buckets: &[Bucket]) -> Start {
+    let Some(id) = id else { return Start::default() };
+    match buckets.get(id.get() as usize) {
+        Some(Bucket { depths: 0, exact_lengths: 0, root: Some(found), deep, .. })
+            if deep.is_empty() && found.0 & Found::CONDITIONAL == 0 =>
+        {
+            Start(found.0 | Start::TARGET)
+        }
+        _ => Start(id.get()),
     }
 }
 

@@ -154,8 +154,8 @@ struct Port {
     number: u16,
     /// Bit *n* is set if there is a wildcard whose suffix has *n* + 1 labels. A name has at most 127.
     wildcards: u128,
-    /// The bucket for hosts that no key names.
-    other: Option<BucketId>,
+    /// Where hosts lead that no key names.
+    other: Start,
 }
 
 /// The rules of one listener and one hostname.
@@ -175,6 +175,23 @@ struct Bucket {
 
 /// An index into the buckets.
 type BucketId = std::num::NonZeroU32;
+
+/// Where a host leads, in 32 bits: nowhere, to a bucket, or, if that bucket has nothing but an unconditional rule for
+/// every path, straight to its target.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Start(u32);
+
+impl Start {
+    const TARGET: u32 = 1 << 31;
+
+    fn target(self) -> Option<u32> {
+        (self.0 & Self::TARGET != 0).then_some(self.0 & !Self::TARGET)
+    }
+
+    const fn bucket(self) -> Option<BucketId> {
+        BucketId::new(self.0)
+    }
+}
 
 /// Where a path leads, in 32 bits: to a target, or to a leaf if there are conditions to be asked.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -208,9 +225,6 @@ struct Candidate {
     target: u32,
 }
 
-/// The longest host that can be looked up: a DNS name and its trailing dot.
-const MAX_HOST: usize = Hostname::MAX_LEN + 1;
-
 impl<T> RouteTable<T> {
     /// How many listeners' matches it holds.
     pub fn len(&self) -> usize {
@@ -233,30 +247,23 @@ impl<T> RouteTable<T> {
         self.hosts.longest_probe().max(self.paths.longest_probe())
     }
 
-    fn first_bucket(&self, port: &Port, host: &str) -> Option<BucketId> {
-        let host = strip_port(host);
-        let host = host.strip_suffix('.').unwrap_or(host);
-        if host.len() >= MAX_HOST {
-            return port.other;
+    fn start(&self, port: &Port, host: &str) -> Start {
+        // Nearly all hosts come as they are written in routes; only the others are worth a closer look.
+        if let Some(start) = self.hosts.get(exact_host(port.number), host.as_bytes()) {
+            return Start(start);
         }
-        // Keys are in lower case, and so are nearly all hosts.
-        if !host.bytes().any(|byte| byte.is_ascii_uppercase()) {
-            return self.lower_case_bucket(port, host.as_bytes());
-        }
-        let mut buffer = [0; MAX_HOST];
-        match buffer.get_mut(..host.len()) {
-            Some(lower) => {
-                lower.copy_from_slice(host.as_bytes());
-                lower.make_ascii_lowercase();
-                self.lower_case_bucket(port, lower)
-            }
-            None => port.other,
-        }
+        let name = strip_port(host);
+        let name = name.strip_suffix('.').unwrap_or(name);
+        let mut buffer = [0; Hostname::MAX_LEN];
+        let Some(lower) = buffer.get_mut(..name.len()) else { return port.other };
+        lower.copy_from_slice(name.as_bytes());
+        lower.make_ascii_lowercase();
+        self.normal_start(port, lower)
     }
 
-    fn lower_case_bucket(&self, port: &Port, host: &[u8]) -> Option<BucketId> {
-        if let Some(bucket) = self.hosts.get(exact_host(port.number), host) {
-            return BucketId::new(bucket);
+    fn normal_start(&self, port: &Port, host: &[u8]) -> Start {
+        if let Some(start) = self.hosts.get(exact_host(port.number), host) {
+            return Start(start);
         }
         if port.wildcards != 0 {
             // Dots from the left: the longest suffix first. `left` is how many labels the suffix has, less one.
@@ -267,9 +274,9 @@ impl<T> RouteTable<T> {
                 if known
                     && at > 0
                     && let Some(suffix) = host.get(at + 1..)
-                    && let Some(bucket) = self.hosts.get(wildcard_host(port.number), suffix)
+                    && let Some(start) = self.hosts.get(wildcard_host(port.number), suffix)
                 {
-                    return BucketId::new(bucket);
+                    return Start(start);
                 }
             }
         }
@@ -295,7 +302,7 @@ impl<T> RouteTable<T> {
         while depths != 0 {
             let boundaries = self.paths.boundaries(prefix_path(id), path, depths);
             for boundary in boundaries.deepest_first() {
-                if let Some(prefix) = path.get(..boundary.end)
+                if let Some(prefix) = path.get(..boundary.end())
                     && let Some(found) = self.paths.get_hashed(boundary.hash, prefix_path(id), prefix)
                     && let Some(target) = self.settle(Found(found), head)
                 {
@@ -331,7 +338,11 @@ impl<T: Send + Sync> RouteMatcher for RouteTable<T> {
         let Some(port) = self.ports.iter().find(|port| port.number == head.port) else {
             return Outcome::NotFound;
         };
-        let mut next = self.first_bucket(port, head.host);
+        let start = self.start(port, head.host);
+        if let Some(target) = start.target().and_then(|target| self.targets.get(target as usize)) {
+            return Outcome::Found(target);
+        }
+        let mut next = start.bucket();
         while let Some(id) = next
             && let Some(bucket) = self.buckets.get(id.get() as usize)
         {
