@@ -2,7 +2,6 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod balance;
-#[cfg(any())]
 pub mod compile;
 pub mod filter;
 pub mod model;

@@ -3,7 +3,7 @@
 //! A subset of the CRDs' fields, in their names and nesting, without Kubernetes types: a controller fills it from its
 //! watches, the feature `manifest` fills it from documents. What is named here is checked when it is made
 //! ([`Hostname::new`], [`HttpPath::new`]); what spans several resources is checked by
-//! `compile`, which answers with conditions.
+//! [`compile`](crate::compile::compile), which answers with conditions.
 //!
 //! A field of the CRD that has no counterpart here goes by name into the `unsupported` list of its struct, so
 //! that it is answered with a condition and never dropped silently.

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::keys::Keys;
 use super::{
-    Bucket, BucketId, Candidate, Conditions, Entry, EntryPath, Found, Leaf, ListenerKey, Port, Precedence,
-    RouteTable, Start, exact_host, exact_path, prefix_path, wildcard_host,
+    Bucket, BucketId, Candidate, Entry, EntryPath, Found, Leaf, ListenerKey, Port, Precedence, RouteTable,
+    Start, exact_host, exact_path, prefix_path, wildcard_host,
 };
 use crate::model::Hostname;
 
@@ -55,17 +55,8 @@ impl<T> RouteTable<T> {
         // Bucket 0 is never used, so that an id is never 0.
         let ids: BTreeMap<&BucketKey, BucketId> =
             buckets.keys().zip(1_u32..).filter_map(|(key, id)| Some((key, BucketId::new(id)?))).collect();
-        let mut table = Self {
-            ports: Vec::new(),
-            hosts: Keys::default(),
-            paths: Keys::default(),
-            buckets: vec![Bucket::default()],
-            leaves: Vec::new(),
-            candidates: Vec::new(),
-            conditions: Conditions::default(),
-            targets,
-            entries: entries.len(),
-        };
+        let mut table =
+            Self { buckets: vec![Bucket::default()], targets, entries: entries.len(), ..Self::default() };
         let hosts = Hosts { listeners: &listeners, buckets: &ids };
         let mut paths = Vec::new();
         for (key, entries) in &buckets {

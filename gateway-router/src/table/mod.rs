@@ -131,7 +131,7 @@ pub enum EntryPath {
 
 /// The rules of one Gateway, ready to be matched: its listeners on all ports.
 ///
-/// Immutable and cheap to share. Made by `compile`, or from entries of one's own by
+/// Immutable and cheap to share. Made by [`compile`](crate::compile::compile), or from entries of one's own by
 /// [`RouteTable::new`].
 #[derive(PartialEq)]
 pub struct RouteTable<T = Rule> {
@@ -325,6 +325,23 @@ impl<T> RouteTable<T> {
                 && self.conditions.hold(candidate.headers, candidate.query_params, head)
         })?;
         Some(candidate.target)
+    }
+}
+
+impl<T> Default for RouteTable<T> {
+    /// A table that finds nothing.
+    fn default() -> Self {
+        Self {
+            ports: Vec::new(),
+            hosts: Keys::default(),
+            paths: Keys::default(),
+            buckets: Vec::new(),
+            leaves: Vec::new(),
+            candidates: Vec::new(),
+            conditions: Conditions::default(),
+            targets: Vec::new(),
+            entries: 0,
+        }
     }
 }
 

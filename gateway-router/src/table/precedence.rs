@@ -22,6 +22,13 @@ pub struct Origin {
     place: usize,
 }
 
+impl Default for Origin {
+    /// Of no route: yields to every other.
+    fn default() -> Self {
+        Self { created: i64::MAX, name: "".into(), rule: 0, place: 0 }
+    }
+}
+
 impl Origin {
     /// Match `place` of rule `rule` of the route with `metadata`.
     pub fn new(metadata: &Metadata, rule: usize, place: usize) -> Self {
