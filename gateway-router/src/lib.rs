@@ -1,2 +1,9 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
+
+pub mod balance;
+pub mod compile;
+pub mod filter;
+pub mod model;
+pub mod rule;
+pub mod table;
