@@ -136,34 +136,18 @@ impl Corpus {
                 check(next, &mut findings);
             }
             let found = findings.found;
+            let blamed: BTreeSet<ObjectId> = found.iter().map(|finding| finding.id.clone()).collect();
+            problems.extend(found.into_iter().filter_map(|finding| finding.into_problem(next, chosen)));
             let mut settled = true;
-            for Finding { id, path, message } in found {
-                let Some(stored) = next.stored(&id) else { continue };
-                let (fresh, mut place) = (stored.fresh, stored.place.clone());
-                let mut full_path = path;
-                if let Some(candidate) = chosen.get(&id) {
-                    place.line = line_of(&candidate.root, &full_path);
-                    full_path = match (candidate.base.as_str(), full_path.as_str()) {
-                        ("", _) => full_path,
-                        (base, "") => base.to_owned(),
-                        (base, path) => format!("{base}.{path}"),
-                    };
-                }
-                problems.push(Problem {
-                    place,
-                    object: Some(id.to_string().into()),
-                    path: full_path,
-                    message,
-                });
-                if fresh {
-                    settled = false;
-                    match self.objects.stored(&id) {
-                        Some(previous) => {
-                            kept.insert(id.clone());
-                            next.insert(id, Stored { fresh: false, ..previous.clone() });
-                        }
-                        None => next.remove(&id),
+            for id in blamed {
+                let Some(stored) = next.stored(&id).filter(|stored| stored.fresh).cloned() else { continue };
+                settled = false;
+                match self.objects.stored(&id) {
+                    Some(previous) => {
+                        kept.insert(id.clone());
+                        next.insert(id, Stored { value: previous.value.clone(), fresh: false, ..stored });
                     }
+                    None => next.remove(&id),
                 }
             }
             if settled {
@@ -326,6 +310,22 @@ impl Findings<'_> {
     /// Where the object's document is, to name it in the message about another one.
     pub fn place(&self, id: &ObjectId) -> String {
         self.objects.place(id).map_or_else(|| "an earlier load".to_owned(), ToString::to_string)
+    }
+}
+
+impl Finding {
+    fn into_problem(self, objects: &Objects, chosen: &BTreeMap<ObjectId, Candidate>) -> Option<Problem> {
+        let Self { id, mut path, message } = self;
+        let mut place = objects.place(&id)?.clone();
+        if let Some(candidate) = chosen.get(&id) {
+            place.line = line_of(&candidate.root, &path);
+            path = match (candidate.base.as_str(), path.as_str()) {
+                ("", _) => path,
+                (base, "") => base.to_owned(),
+                (base, path) => format!("{base}.{path}"),
+            };
+        }
+        Some(Problem { place, object: Some(id.to_string().into()), path, message })
     }
 }
 

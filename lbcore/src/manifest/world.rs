@@ -24,7 +24,7 @@ pub fn world(objects: &Objects) -> World {
         ..World::default()
     };
     let communities = Communities::of(objects);
-    world.advertisements.extend(objects.iter::<L2Advertisement>().map(|(_, ad)| ad.0.clone()));
+    world.advertisements.extend(objects.iter::<L2Advertisement>().map(|(_, ad)| ad.advertisement.clone()));
     world.advertisements.extend(objects.iter::<BgpAdvertisement>().map(|(_, ad)| ad.resolve(&communities)));
     world.nodes = objects
         .iter::<Node>()
