@@ -29,7 +29,7 @@ impl SourceFile {
         Self { name: name.into(), text: Ok(text.into()) }
     }
 
-    /// A file that is there but cannot be read: what was last read from it stays.
+    /// A file, or a folder, that is there but cannot be read: what was last read from it stays.
     pub fn unreadable(name: impl Into<Arc<str>>, why: impl Into<String>) -> Self {
         Self { name: name.into(), text: Err(why.into()) }
     }
@@ -102,7 +102,7 @@ impl Corpus {
             next.insert(id.clone(), stored);
         }
         for (id, previous) in self.objects.all() {
-            if torn.contains(&previous.place.file) && !next.declared.contains(&id) {
+            if torn.iter().any(|torn| holds(torn, &previous.place.file)) && !next.declared.contains(&id) {
                 kept.insert(id.clone());
                 next.declared.insert(id.clone());
                 next.insert(id, Stored { fresh: false, ..previous.clone() });
@@ -155,6 +155,11 @@ impl Corpus {
             }
         }
     }
+}
+
+/// Whether `path` is the file `of`, or lies in the folder of that name.
+fn holds(of: &str, path: &str) -> bool {
+    path.strip_prefix(of).is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || of.ends_with('/'))
 }
 
 /// One candidate an object: among several of one name the one that was there before, else the first.
@@ -726,6 +731,13 @@ mod tests {
         );
         assert!(!report.changed);
         assert_eq!(numbers(&corpus), ["a=4", "b=2"]);
+
+        let mut corpus = self::corpus();
+        corpus.load(&[SourceFile::new("dir/a.yaml", thing("a", "number: 1"))]);
+        corpus.load(&[SourceFile::unreadable("dir", "permission denied")]);
+        assert_eq!(numbers(&corpus), ["a=1"]);
+        corpus.load(&[SourceFile::unreadable("di", "permission denied")]);
+        assert!(numbers(&corpus).is_empty());
     }
 
     #[test]
