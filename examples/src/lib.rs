@@ -2,6 +2,7 @@
 //!
 //! The only place that reads user files, the environment and signals.
 
+pub mod files;
 #[cfg(target_os = "linux")]
 pub mod netns;
 #[cfg(target_os = "linux")]

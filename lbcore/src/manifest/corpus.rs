@@ -29,7 +29,7 @@ impl SourceFile {
         Self { name: name.into(), text: Ok(text.into()) }
     }
 
-    /// A file that is there but cannot be read: what was last read from it stays.
+    /// A file, or a folder, that is there but cannot be read: what was last read from it stays.
     pub fn unreadable(name: impl Into<Arc<str>>, why: impl Into<String>) -> Self {
         Self { name: name.into(), text: Err(why.into()) }
     }
@@ -102,7 +102,7 @@ impl Corpus {
             next.insert(id.clone(), stored);
         }
         for (id, previous) in self.objects.all() {
-            if torn.contains(&previous.place.file) && !next.declared.contains(&id) {
+            if torn.iter().any(|torn| holds(torn, &previous.place.file)) && !next.declared.contains(&id) {
                 kept.insert(id.clone());
                 next.declared.insert(id.clone());
                 next.insert(id, Stored { fresh: false, ..previous.clone() });
@@ -136,34 +136,18 @@ impl Corpus {
                 check(next, &mut findings);
             }
             let found = findings.found;
+            let blamed: BTreeSet<ObjectId> = found.iter().map(|finding| finding.id.clone()).collect();
+            problems.extend(found.into_iter().filter_map(|finding| finding.into_problem(next, chosen)));
             let mut settled = true;
-            for Finding { id, path, message } in found {
-                let Some(stored) = next.stored(&id) else { continue };
-                let (fresh, mut place) = (stored.fresh, stored.place.clone());
-                let mut full_path = path;
-                if let Some(candidate) = chosen.get(&id) {
-                    place.line = line_of(&candidate.root, &full_path);
-                    full_path = match (candidate.base.as_str(), full_path.as_str()) {
-                        ("", _) => full_path,
-                        (base, "") => base.to_owned(),
-                        (base, path) => format!("{base}.{path}"),
-                    };
-                }
-                problems.push(Problem {
-                    place,
-                    object: Some(id.to_string().into()),
-                    path: full_path,
-                    message,
-                });
-                if fresh {
-                    settled = false;
-                    match self.objects.stored(&id) {
-                        Some(previous) => {
-                            kept.insert(id.clone());
-                            next.insert(id, Stored { fresh: false, ..previous.clone() });
-                        }
-                        None => next.remove(&id),
+            for id in blamed {
+                let Some(stored) = next.stored(&id).filter(|stored| stored.fresh).cloned() else { continue };
+                settled = false;
+                match self.objects.stored(&id) {
+                    Some(previous) => {
+                        kept.insert(id.clone());
+                        next.insert(id, Stored { value: previous.value.clone(), fresh: false, ..stored });
                     }
+                    None => next.remove(&id),
                 }
             }
             if settled {
@@ -171,6 +155,11 @@ impl Corpus {
             }
         }
     }
+}
+
+/// Whether `path` is the file `of`, or lies in the folder of that name.
+fn holds(of: &str, path: &str) -> bool {
+    path.strip_prefix(of).is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || of.ends_with('/'))
 }
 
 /// One candidate an object: among several of one name the one that was there before, else the first.
@@ -326,6 +315,22 @@ impl Findings<'_> {
     /// Where the object's document is, to name it in the message about another one.
     pub fn place(&self, id: &ObjectId) -> String {
         self.objects.place(id).map_or_else(|| "an earlier load".to_owned(), ToString::to_string)
+    }
+}
+
+impl Finding {
+    fn into_problem(self, objects: &Objects, chosen: &BTreeMap<ObjectId, Candidate>) -> Option<Problem> {
+        let Self { id, mut path, message } = self;
+        let mut place = objects.place(&id)?.clone();
+        if let Some(candidate) = chosen.get(&id) {
+            place.line = line_of(&candidate.root, &path);
+            path = match (candidate.base.as_str(), path.as_str()) {
+                ("", _) => path,
+                (base, "") => base.to_owned(),
+                (base, path) => format!("{base}.{path}"),
+            };
+        }
+        Some(Problem { place, object: Some(id.to_string().into()), path, message })
     }
 }
 
@@ -726,6 +731,13 @@ mod tests {
         );
         assert!(!report.changed);
         assert_eq!(numbers(&corpus), ["a=4", "b=2"]);
+
+        let mut corpus = self::corpus();
+        corpus.load(&[SourceFile::new("dir/a.yaml", thing("a", "number: 1"))]);
+        corpus.load(&[SourceFile::unreadable("dir", "permission denied")]);
+        assert_eq!(numbers(&corpus), ["a=1"]);
+        corpus.load(&[SourceFile::unreadable("di", "permission denied")]);
+        assert!(numbers(&corpus).is_empty());
     }
 
     #[test]

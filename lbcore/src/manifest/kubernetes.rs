@@ -200,7 +200,7 @@ fn families(field: &Field<'_>) -> Vec<Family> {
     for item in field.list() {
         match item.one_of(&[("IPv4", Family::V4), ("IPv6", Family::V6)]) {
             Some(family) if families.contains(&family) => {
-                item.problem(format!("{family} is there twice: remove one"))
+                item.problem(format!("{family} is there twice: remove one"));
             }
             Some(family) => families.push(family),
             None => {}
@@ -295,7 +295,7 @@ impl Kind for EndpointSlice {
                 };
                 Endpoint {
                     addresses: if holds_addresses {
-                        addresses.list().iter().filter_map(|item| item.address()).collect()
+                        addresses.list().iter().filter_map(Field::address).collect()
                     } else {
                         Vec::new()
                     },

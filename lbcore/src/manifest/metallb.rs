@@ -11,7 +11,7 @@ use super::suggest;
 use super::{Findings, Kind, Kinds, Mapping, Object, ObjectId, Objects};
 use crate::addr::{AddressRange, Family};
 use crate::allocator::{Pool, ServiceAllocation};
-use crate::id::{AdvertisementName, InterfaceName, ObjectName, PeerName};
+use crate::id::{AdvertisementName, InterfaceName, ObjectName, PeerName, PoolName};
 use crate::plan::{Advertisement, BgpTerms, L2Terms, Means, Preference};
 
 /// The API group.
@@ -103,9 +103,19 @@ fn advertisement(object: &Object<'_>, spec: &Mapping<'_>, means: Means) -> Adver
     }
 }
 
+fn listed(spec: &Mapping<'_>) -> Vec<PoolName> {
+    spec.get("ipAddressPools").list().iter().filter_map(|item| item.str().map(PoolName::from)).collect()
+}
+
 /// An `L2Advertisement`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct L2Advertisement(pub Advertisement);
+#[non_exhaustive]
+pub struct L2Advertisement {
+    /// What it says.
+    pub advertisement: Advertisement,
+    /// Its pools as they are written, to name the place of a wrong one.
+    listed: Vec<PoolName>,
+}
 
 impl Kind for L2Advertisement {
     const GROUP: &'static str = GROUP;
@@ -120,9 +130,13 @@ impl Kind for L2Advertisement {
             let interfaces = spec.get("interfaces").distinct().into_iter().map(InterfaceName::from).collect();
             let preferences =
                 spec.get("preferredNodeSelectors").list().iter().filter_map(preference).collect();
-            Self(advertisement(object, spec, Means::L2(L2Terms { interfaces, preferences })))
+            let advertisement = advertisement(object, spec, Means::L2(L2Terms { interfaces, preferences }));
+            Self { advertisement, listed: listed(spec) }
         };
-        Some(object.spec().mapping(read).unwrap_or_else(|| Self(Advertisement::l2(&*object.name.name))))
+        Some(object.spec().mapping(read).unwrap_or_else(|| Self {
+            advertisement: Advertisement::l2(&*object.name.name),
+            listed: Vec::new(),
+        }))
     }
 }
 
@@ -138,6 +152,8 @@ fn preference(field: &Field<'_>) -> Option<Preference> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BgpAdvertisement {
     advertisement: Advertisement,
+    /// Its pools as they are written, to name the place of a wrong one.
+    listed: Vec<PoolName>,
     /// The aliases among its communities, each with its place in the list.
     aliases: Vec<(usize, Arc<str>)>,
 }
@@ -183,10 +199,11 @@ impl Kind for BgpAdvertisement {
                     field.problem(message);
                 }
             }
-            Self { advertisement, aliases }
+            Self { advertisement, listed: listed(spec), aliases }
         };
         Some(object.spec().mapping(read).unwrap_or_else(|| Self {
             advertisement: Advertisement::bgp(&*object.name.name),
+            listed: Vec::new(),
             aliases: Vec::new(),
         }))
     }
@@ -380,11 +397,12 @@ fn no_overlap(objects: &Objects, findings: &mut Findings<'_>) {
     }
 }
 
-fn advertisements(objects: &Objects) -> impl Iterator<Item = (ObjectId, &Advertisement)> {
+/// The pools that each advertisement names.
+fn named_pools(objects: &Objects) -> impl Iterator<Item = (ObjectId, &[PoolName])> {
     let l2 = objects
         .iter::<L2Advertisement>()
-        .map(|(name, ad)| (ObjectId::of::<L2Advertisement>(name.clone()), &ad.0));
-    l2.chain(bgp_advertisements(objects).map(|(id, ad)| (id, &ad.advertisement)))
+        .map(|(name, ad)| (ObjectId::of::<L2Advertisement>(name.clone()), &*ad.listed));
+    l2.chain(bgp_advertisements(objects).map(|(id, ad)| (id, &*ad.listed)))
 }
 
 fn bgp_advertisements(objects: &Objects) -> impl Iterator<Item = (ObjectId, &BgpAdvertisement)> {
@@ -394,8 +412,8 @@ fn bgp_advertisements(objects: &Objects) -> impl Iterator<Item = (ObjectId, &Bgp
 fn known_pools(objects: &Objects, findings: &mut Findings<'_>) {
     let known: Vec<&str> = objects.iter::<IpAddressPool>().map(|(name, _)| &*name.name).collect();
     let known: BTreeSet<&str> = known.into_iter().collect();
-    for (id, ad) in advertisements(objects) {
-        for (index, pool) in ad.pools.iter().enumerate() {
+    for (id, pools) in named_pools(objects) {
+        for (index, pool) in pools.iter().enumerate() {
             if known.contains(pool.as_str()) || objects.may_exist_anywhere::<IpAddressPool>(pool.as_str()) {
                 continue;
             }

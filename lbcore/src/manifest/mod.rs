@@ -75,3 +75,6 @@ pub use self::world::{ask, namespace_labels, world};
 pub fn kinds(kinds: Kinds) -> Kinds {
     metallb::kinds(kubernetes::kinds(kinds))
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,18 +16,20 @@ use crate::plan::{self, Demand, Endpoints, Serving, TrafficPolicy, World};
 /// The world of all valid objects: pools, advertisements, nodes, endpoints, and a demand for each Service of
 /// type LoadBalancer. Gateways are added by the crate that reads them, as further demands.
 pub fn world(objects: &Objects) -> World {
-    let mut world = World::default();
-    // The rules between objects have settled what `Pools` would refuse.
-    world.pools =
-        Pools::new(objects.iter::<IpAddressPool>().map(|(_, pool)| pool.0.clone())).unwrap_or_default();
+    let mut world = World {
+        // The rules between objects have settled what `Pools` would refuse.
+        pools: Pools::new(objects.iter::<IpAddressPool>().map(|(_, pool)| pool.0.clone()))
+            .unwrap_or_default(),
+        endpoints: endpoints(objects),
+        ..World::default()
+    };
     let communities = Communities::of(objects);
-    world.advertisements.extend(objects.iter::<L2Advertisement>().map(|(_, ad)| ad.0.clone()));
+    world.advertisements.extend(objects.iter::<L2Advertisement>().map(|(_, ad)| ad.advertisement.clone()));
     world.advertisements.extend(objects.iter::<BgpAdvertisement>().map(|(_, ad)| ad.resolve(&communities)));
     world.nodes = objects
         .iter::<Node>()
         .map(|(name, node)| (NodeName::new(name.name.clone()), plan_node(node)))
         .collect();
-    world.endpoints = endpoints(objects);
     for (name, service) in objects.iter::<Service>() {
         if service.service_type == ServiceType::LoadBalancer {
             let demand = demand(name, service, namespace_labels(objects, &name.namespace));
@@ -73,15 +75,14 @@ fn endpoints(objects: &Objects) -> Endpoints {
 }
 
 fn demand(name: &ObjectName, service: &Service, namespace_labels: Labels) -> Demand {
-    let owner = OwnerKey::Service(name.clone());
-    let mut demand = Demand::new(owner.clone());
+    let mut demand = Demand::new(OwnerKey::Service(name.clone()));
     demand.created = service.created;
     demand.class.clone_from(&service.class);
     demand.labels = service.labels.clone();
     demand.traffic = service.traffic;
     demand.shown.clone_from(&service.shown);
     demand.shares = service.annotations.sharing_key.is_some();
-    let mut request = AllocRequest::new(owner);
+    let request = &mut demand.request;
     request.labels = service.labels.clone();
     request.namespace_labels = namespace_labels;
     request.ports = service.ports.iter().map(|port| port.port).collect();
@@ -93,12 +94,10 @@ fn demand(name: &ObjectName, service: &Service, namespace_labels: Labels) -> Dem
         TrafficPolicy::Cluster => String::new(),
         TrafficPolicy::Local => selector.to_string(),
     };
-    demand.request = ask(&mut request, &service.annotations, &backend, service.load_balancer_ip.as_deref())
-        .and_then(|()| {
-            request.families = wanted_families(service)?;
-            Ok(request)
-        })
-        .map_err(AllocError::BadRequest);
+    let (families, no_families) = wanted_families(service);
+    request.families = families;
+    let asked = ask(request, &service.annotations, &backend, service.load_balancer_ip.as_deref());
+    demand.fault = asked.err().or(no_families).map(AllocError::BadRequest);
     demand
 }
 
@@ -148,7 +147,7 @@ pub fn ask(
 
 /// The families are those of the cluster addresses where it has some: an external address of another family
 /// leads nowhere.
-fn wanted_families(service: &Service) -> Result<Families, String> {
+fn wanted_families(service: &Service) -> (Families, Option<String>) {
     let cluster: Vec<Family> = service.cluster_ips.iter().copied().map(Family::of).collect();
     let listed = service.families.first().or_else(|| cluster.first());
     let primary = listed.copied().unwrap_or(Family::V4);
@@ -156,13 +155,16 @@ fn wanted_families(service: &Service) -> Result<Families, String> {
     let two = service.families.len() > 1 || cluster.len() > 1;
     let inferred = if two { FamilyPolicy::RequireDualStack } else { FamilyPolicy::SingleStack };
     let policy = service.family_policy.unwrap_or(inferred);
-    match (policy, cluster.as_slice()) {
-        (FamilyPolicy::RequireDualStack, [_]) => Err("ipFamilyPolicy is RequireDualStack, but it has one \
-             clusterIP: give the cluster both families, or use PreferDualStack"
-            .to_owned()),
-        (FamilyPolicy::SingleStack | FamilyPolicy::PreferDualStack, [one]) => Ok(Families::Single(*one)),
-        (FamilyPolicy::SingleStack, _) => Ok(Families::Single(primary)),
-        (FamilyPolicy::PreferDualStack, _) => Ok(Families::PreferDual { primary }),
-        (FamilyPolicy::RequireDualStack, _) => Ok(Families::RequireDual),
-    }
+    let families = match (policy, cluster.as_slice()) {
+        (_, [one]) => Families::Single(*one),
+        (FamilyPolicy::SingleStack, _) => Families::Single(primary),
+        (FamilyPolicy::PreferDualStack, _) => Families::PreferDual { primary },
+        (FamilyPolicy::RequireDualStack, _) => Families::RequireDual,
+    };
+    let fault = (policy == FamilyPolicy::RequireDualStack && cluster.len() == 1).then(|| {
+        "ipFamilyPolicy is RequireDualStack, but it has one clusterIP: give the cluster both families, or use \
+         PreferDualStack"
+            .to_owned()
+    });
+    (families, fault)
 }

@@ -102,6 +102,14 @@ pub fn allocate(allocator: &mut dyn IpAllocator, world: &World) -> Allocations {
             freed |= serve(allocator, demand, &mut result);
         }
     }
+    // What was in the way of an adoption may have moved. And those who got nothing are told why as things stand at
+    // the end, not when it was their turn.
+    adopt(allocator, &ours, &mut result);
+    for demand in &ours {
+        if result.grants.get(&demand.owner).is_some_and(|grant| grant.allocation.is_none()) {
+            serve(allocator, demand, &mut result);
+        }
+    }
     result
 }
 
@@ -111,12 +119,13 @@ fn adopt(allocator: &mut dyn IpAllocator, ours: &[&Demand], result: &mut Allocat
         if demand.shown.is_empty() || allocator.allocation(&demand.owner).is_some() {
             continue;
         }
-        let Ok(request) = &demand.request else { continue };
-        if let Err(reason) = allocator.adopt(request, &demand.shown)
-            && let Some(grant) = result.grants.get_mut(&demand.owner)
-            && grant.lost.is_none()
-        {
-            grant.lost = Some(Lost { addresses: demand.shown.clone(), reason });
+        let Some(grant) = result.grants.get_mut(&demand.owner) else { continue };
+        match allocator.adopt(&demand.request, &demand.shown) {
+            Ok(_) => grant.lost = None,
+            Err(reason) if grant.lost.is_none() => {
+                grant.lost = Some(Lost { addresses: demand.shown.clone(), reason });
+            }
+            Err(_) => {}
         }
     }
 }
@@ -125,34 +134,28 @@ fn adopt(allocator: &mut dyn IpAllocator, ours: &[&Demand], result: &mut Allocat
 fn serve(allocator: &mut dyn IpAllocator, demand: &Demand, result: &mut Allocations) -> bool {
     let Some(grant) = result.grants.get_mut(&demand.owner) else { return false };
     let before = allocator.allocation(&demand.owner).cloned();
-    let outcome = match &demand.request {
-        Ok(request) => allocator.allocate(request),
-        // What cannot be understood does not take away what is held.
-        Err(error) => {
+    let mut outcome = match &demand.fault {
+        Some(fault) => Err(fault.clone()),
+        None => allocator.allocate(&demand.request),
+    };
+    if let Err(error) = &outcome
+        && let Some(held) = &before
+    {
+        // A mistake in a request costs nobody the address that works.
+        if matches!(error, AllocError::BadRequest(_)) {
             grant.error = Some(error.clone());
             grant.allocation = before;
             return false;
         }
-    };
-    match outcome {
-        Ok(allocation) => {
-            grant.error = None;
-            let gone = |address: &&IpAddr| !allocation.addresses.contains(address);
-            let freed: Vec<IpAddr> =
-                before.iter().flat_map(|held| &held.addresses).filter(gone).copied().collect();
-            grant.allocation = Some(allocation);
-            !freed.is_empty()
-        }
-        Err(error) => {
-            // The request forbids what was held.
-            let released = allocator.release(&demand.owner);
-            grant.allocation = None;
-            grant.error = Some(error.clone());
-            let freed = released.is_some();
-            if let Some(released) = released {
-                grant.lost = Some(Lost { addresses: released.addresses, reason: error });
-            }
-            freed
-        }
+        // The request forbids what is held; without it, another one may do.
+        grant.lost = Some(Lost { addresses: held.addresses.clone(), reason: error.clone() });
+        allocator.release(&demand.owner);
+        outcome = allocator.allocate(&demand.request);
     }
+    (grant.allocation, grant.error) = match outcome {
+        Ok(allocation) => (Some(allocation), None),
+        Err(error) => (None, Some(error)),
+    };
+    let now = grant.allocation.as_ref().map_or(&[][..], |allocation| &allocation.addresses);
+    before.is_some_and(|before| before.addresses.iter().any(|address| !now.contains(address)))
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::world::{Advertisement, BgpTerms, Demand, Endpoints, Means, Node, TrafficPolicy, World};
 use crate::announce::Interfaces;
-use crate::id::{NodeName, OwnerKey, PoolName};
+use crate::id::{InterfaceName, NodeName, OwnerKey, PoolName};
 use crate::labels::Labels;
 
 /// Whether, and how, one node may announce the addresses that one owner holds of one pool.
@@ -305,7 +305,7 @@ impl fmt::Display for L2Way {
         match &self.interfaces {
             Interfaces::All => f.write_str("on every interface")?,
             Interfaces::Only(names) => {
-                let names: Vec<_> = names.iter().map(|name| name.as_str()).collect();
+                let names: Vec<_> = names.iter().map(InterfaceName::as_str).collect();
                 write!(f, "on {}", names.join(", "))?;
             }
         }

@@ -50,8 +50,10 @@ impl World {
 pub struct Demand {
     /// Who.
     pub owner: OwnerKey,
-    /// What it asks for, or why that cannot be understood: then what it holds stays.
-    pub request: Result<AllocRequest, AllocError>,
+    /// What it asks for, as far as that can be understood.
+    pub request: AllocRequest,
+    /// What cannot be understood: it then gets nothing new, while what it shows or holds stays.
+    pub fault: Option<AllocError>,
     /// The addresses that its status shows: adopted after a restart.
     pub shown: Vec<IpAddr>,
     /// When it was created: the older one is served first. `None`, not created yet, comes last.
@@ -71,8 +73,9 @@ impl Demand {
     /// `owner` wants one IPv4 address.
     pub fn new(owner: OwnerKey) -> Self {
         Self {
-            request: Ok(AllocRequest::new(owner.clone())),
+            request: AllocRequest::new(owner.clone()),
             owner,
+            fault: None,
             shown: Vec::new(),
             created: None,
             class: None,

@@ -1,0 +1,196 @@
+//! A dry run of MetalLB and Service YAML: which service gets which address from which pool, on which nodes it
+//! would be announced and how, or the reason why not.
+//!
+//! ```text
+//! cargo run --release --example plan -- examples/manifests/lab
+//! kubectl get -A -o yaml ipaddresspools,l2advertisements,services,endpointslices,nodes | \
+//!     cargo run --release --example plan -- -
+//! ```
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use lbcore::allocator::{IpAllocator, PoolAllocator, Usage};
+use lbcore::condition::Status;
+use lbcore::id::{OwnerKey, PoolName};
+use lbcore::plan::{self, Endpoints, Outlook, World};
+use lbcore_examples::files;
+use serde_json::json;
+
+/// Shows which service gets which address, from which pool, and which nodes would announce it how.
+///
+/// Services that show an address in `status.loadBalancer.ingress` keep it if they can; the rest are served by age
+/// (creationTimestamp), then by name. Nothing is changed anywhere.
+#[derive(Debug, Parser)]
+#[command(after_help = "Exit status: 0 all have their addresses, 1 some were refused one, 2 bad input.")]
+struct Args {
+    /// YAML or JSON of MetalLB, Kubernetes and the Gateway API: files, folders, or - for the standard input
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
+
+    /// Prints a line of JSON for each service of type LoadBalancer
+    #[arg(long)]
+    json: bool,
+
+    /// Serves services with this loadBalancerClass, instead of those without one
+    #[arg(long, value_name = "CLASS")]
+    class: Option<String>,
+
+    /// Lets nodes with the label node.kubernetes.io/exclude-from-external-load-balancers announce
+    #[arg(long)]
+    ignore_exclude_label: bool,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let files = files::read(&args.paths);
+    if files.is_empty() {
+        eprintln!("error: no .yaml, .yml or .json file there: name a file, or a folder that has some");
+        return ExitCode::from(2);
+    }
+    let mut corpus = files::corpus();
+    let report = corpus.load(&files);
+    for notice in &report.notices {
+        eprintln!("notice: {notice}");
+    }
+    for problem in &report.problems {
+        eprintln!("error: {problem}");
+    }
+    if !report.problems.is_empty() {
+        let count = report.problems.len();
+        eprintln!(
+            "{count} {} in the input, nothing was planned",
+            if count == 1 { "error" } else { "errors" }
+        );
+        return ExitCode::from(2);
+    }
+
+    let mut world = files::world(corpus.objects());
+    world.class = args.class.map(Into::into);
+    world.ignore_exclude_label = args.ignore_exclude_label;
+    if world.endpoints == Endpoints::Everywhere {
+        eprintln!("notice: no EndpointSlice in the input: every service is taken as serving on every node");
+    }
+    if world.nodes.is_empty() {
+        eprintln!("notice: no Node in the input: no nodes are listed, and nodeSelectors are not judged");
+    }
+    let mut allocator = PoolAllocator::new();
+    let allocations = plan::allocate(&mut allocator, &world);
+    let outlooks = plan::outlook(&world, &allocations);
+
+    let text = if args.json { lines(&outlooks) } else { table(&world, &outlooks, &allocator.usage()) };
+    // A reader that has seen enough, as `head`, is no error.
+    let _ = io::stdout().lock().write_all(text.as_bytes());
+    ExitCode::from(u8::from(outlooks.values().any(is_refused)))
+}
+
+/// Whether it should have an address of ours and has not got what it asks for.
+fn is_refused(outlook: &Outlook) -> bool {
+    let allocated = &outlook.conditions[0];
+    allocated.status != Status::True && allocated.reason != "OtherClass"
+}
+
+fn via(outlook: &Outlook) -> Vec<&'static str> {
+    [("l2", outlook.via_l2), ("bgp", outlook.via_bgp)]
+        .iter()
+        .filter(|(_, can)| *can)
+        .map(|(name, _)| *name)
+        .collect()
+}
+
+/// A line of JSON for each service.
+fn lines(outlooks: &BTreeMap<OwnerKey, Outlook>) -> String {
+    let mut text = String::new();
+    for (owner, outlook) in outlooks {
+        let OwnerKey::Service(name) = owner else { continue };
+        let fields = [
+            ("service", json!(name.to_string())),
+            ("addresses", json!(outlook.addresses)),
+            ("pool", json!(outlook.pool.as_ref().map(PoolName::as_str))),
+            ("nodes", json!(outlook.nodes().iter().map(|node| node.as_str()).collect::<Vec<_>>())),
+            ("via", json!(via(outlook))),
+            (
+                "error",
+                json!(outlook.obstacle().map(|why| json!({"reason": why.reason, "message": why.message}))),
+            ),
+        ];
+        // By hand, so that the fields come in the order in which they are read.
+        let fields: Vec<_> = fields.iter().map(|(key, value)| format!("\"{key}\":{value}")).collect();
+        let _ = writeln!(text, "{{{}}}", fields.join(","));
+    }
+    text
+}
+
+/// The same for a person, with Gateways and pools.
+fn table(world: &World, outlooks: &BTreeMap<OwnerKey, Outlook>, usage: &BTreeMap<PoolName, Usage>) -> String {
+    let mut text = String::new();
+    for (title, gateways) in [("SERVICE", false), ("GATEWAY", true)] {
+        let is_of_kind = |owner: &OwnerKey| matches!(owner, OwnerKey::Gateway(_)) == gateways;
+        let mut rows = vec![[title, "ADDRESS", "POOL", "VIA", "NODES"].map(str::to_owned)];
+        let mut whys = vec![None];
+        for (owner, outlook) in outlooks.iter().filter(|(owner, _)| is_of_kind(owner)) {
+            rows.push([
+                owner.object().to_string(),
+                or_dash(&outlook.addresses),
+                outlook.pool.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
+                or_dash(&via(outlook)),
+                or_dash(&outlook.nodes().into_iter().collect::<Vec<_>>()),
+            ]);
+            whys.push(outlook.obstacle());
+        }
+        if rows.len() == 1 {
+            if !gateways {
+                text.push_str("no service of type LoadBalancer\n");
+            }
+            continue;
+        }
+        let widths: [usize; 5] =
+            std::array::from_fn(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or(0));
+        for (row, why) in rows.iter().zip(whys) {
+            let cells: Vec<_> =
+                row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+            let _ = writeln!(text, "{}", cells.join("  ").trim_end());
+            if let Some(why) = why {
+                let _ = writeln!(text, "    {}: {}", why.reason, why.message);
+            }
+        }
+        text.push('\n');
+    }
+    for pool in world.pools.iter() {
+        let usage = usage.get(&pool.name).copied().unwrap_or_default();
+        let families = [
+            ("IPv4", usage.assigned_v4, usage.available_v4),
+            ("IPv6", usage.assigned_v6, usage.available_v6),
+        ];
+        let parts: Vec<_> = families
+            .iter()
+            .filter(|(_, assigned, available)| assigned.get() > 0 || available.get() > 0)
+            .map(|(family, assigned, available)| {
+                format!("{assigned} {family} addresses in use, {available} free")
+            })
+            .collect();
+        let draining = if pool.draining { " (drains)" } else { "" };
+        let _ = writeln!(text, "pool {}{draining}: {}", pool.name, parts.join("; "));
+    }
+    let refused = outlooks.values().filter(|outlook| is_refused(outlook)).count();
+    let unannounced =
+        outlooks.values().filter(|outlook| !outlook.addresses.is_empty() && via(outlook).is_empty()).count();
+    let served = outlooks.values().filter(|outlook| !outlook.addresses.is_empty()).count();
+    let _ = writeln!(
+        text,
+        "{} in all: {served} with an address, {refused} refused one; {unannounced} of those with one are announced by nobody",
+        outlooks.len()
+    );
+    text
+}
+
+fn or_dash<T: fmt::Display>(items: &[T]) -> String {
+    match items {
+        [] => "-".to_owned(),
+        items => items.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
+    }
+}
