@@ -3,6 +3,8 @@
 //! The only place that reads user files, the environment and signals.
 
 #[cfg(target_os = "linux")]
+pub mod lab;
+#[cfg(target_os = "linux")]
 pub mod netns;
 #[cfg(target_os = "linux")]
 pub mod node;
