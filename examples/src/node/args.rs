@@ -28,14 +28,14 @@ pub struct NodeArgs {
     pub interfaces: Vec<String>,
 
     /// Elect owners with the other nodes, which are heard at this address; without it the node is alone
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[arg(long, value_name = "ADDRESS:PORT", requires = "key_file")]
     pub listen_gossip: Option<SocketAddr>,
 
     /// Another node's gossip address, to find the cluster by; may be given several times
     #[arg(long = "seed", value_name = "ADDRESS:PORT", requires = "listen_gossip")]
     pub seeds: Vec<SocketAddr>,
 
-    /// A file with the cluster's secret (32 bytes or more); the same on every node
+    /// A file with the cluster's key, the same on every node: `openssl rand -hex 32` makes one
     #[arg(long, value_name = "FILE", requires = "listen_gossip")]
     pub key_file: Option<PathBuf>,
 
@@ -44,7 +44,7 @@ pub struct NodeArgs {
     pub heartbeat: Duration,
 
     /// Heartbeats to miss before an owner is replaced
-    #[arg(long, value_name = "COUNT", default_value_t = 4, value_parser = clap::value_parser!(u32).range(2..=100))]
+    #[arg(long, value_name = "COUNT", default_value_t = 4, value_parser = clap::value_parser!(u32).range(3..=20))]
     pub misses: u32,
 
     /// The BGP identifier; by default the node's own IPv4 address

@@ -1,8 +1,321 @@
 //! The agent that runs on every node: manifests in; elects, announces, makes addresses deliverable, serves.
+//!
+//! All nodes are given the same documents and come to the same allocations by themselves; the elector decides who
+//! answers for which address. [`main`] is the whole program: the `node` example and the nodes of the lab are
+//! both this function.
 
 pub mod args;
+pub mod controller;
 pub mod delivery;
 pub mod events;
 pub mod forward;
+pub mod gateway;
+pub mod manifests;
 pub mod readiness;
 pub mod services;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use announce_l2::driver::{self as l2, L2Announcer};
+use elect_gossip::{ClusterKey, GossipElector, Keyring, Timing};
+use lbcore::announce::{Announcer, Stop};
+use lbcore::elect::{LeaderElector, Solo};
+use lbcore::id::NodeName;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use self::args::{DeliveryMode, ForwardMode, NodeArgs};
+use self::controller::{Controller, Hands};
+use self::delivery::Delivery;
+use self::events::{Event, Teller};
+use self::forward::{Forwarder, nft::Nft, relay::Relay};
+use self::gateway::Gateways;
+use self::manifests::Manifests;
+use self::readiness::Checks;
+
+/// How long the others get to take this node's roles over when it stops.
+const HAND_OVER: Duration = Duration::from_secs(2);
+/// How often the documents' files are looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Why the node ended, or never began.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}")]
+pub struct NodeError {
+    what: String,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl NodeError {
+    fn new(what: impl Into<String>, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self { what: what.into(), source: Some(source.into()) }
+    }
+}
+
+/// Runs a node until SIGTERM or SIGINT. SIGUSR1 drains it, SIGUSR2 ends the drain, SIGHUP reads the documents again.
+///
+/// To be called from a thread that has no runtime. Exit code 0 after an orderly stop, 1 if something that it needs
+/// failed; then standard error says what, and what to do.
+pub fn main(args: &NodeArgs) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: cannot start the runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(run(args)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            let mut source = std::error::Error::source(&error);
+            while let Some(cause) = source {
+                eprintln!("  because: {cause}");
+                source = cause.source();
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Drivers that stop together.
+#[derive(Debug, Default)]
+struct Stage {
+    asked: watch::Sender<Option<Stop>>,
+    tasks: JoinSet<Result<(), NodeError>>,
+}
+
+impl Stage {
+    /// Runs the driver that `run` makes of the future by which it is stopped.
+    fn spawn<F, E>(&mut self, name: &'static str, run: impl FnOnce(Stopped) -> F)
+    where
+        F: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let mut asked = self.asked.subscribe();
+        let running = run(Box::pin(async move {
+            match asked.wait_for(Option::is_some).await {
+                Ok(how) => how.unwrap_or_default(),
+                Err(_) => Stop::Withdraw,
+            }
+        }));
+        self.tasks.spawn(async move { running.await.map_err(|error| NodeError::new(format!("{name} failed"), error)) });
+    }
+
+    /// Waits until one of them fails. Cancel safe.
+    async fn failed(&mut self) -> NodeError {
+        loop {
+            match self.tasks.join_next().await {
+                Some(Ok(Err(error))) => return error,
+                Some(Err(error)) => return NodeError::new("a driver ended unexpectedly", error),
+                Some(Ok(Ok(()))) => {}
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Stops them, and waits for their ends, but no longer than `bound`.
+    async fn stop(&mut self, name: &str, bound: Duration) {
+        self.asked.send_replace(Some(Stop::Withdraw));
+        let ended = async { while self.tasks.join_next().await.is_some() {} };
+        if timeout(bound, ended).await.is_err() {
+            eprintln!("the {name} did not end within {bound:?}");
+        }
+    }
+}
+
+type Stopped = std::pin::Pin<Box<dyn Future<Output = Stop> + Send>>;
+
+async fn run(args: &NodeArgs) -> Result<(), NodeError> {
+    let me = NodeName::new(args.node.clone());
+    let teller = Teller::new(me.clone(), args.json);
+    let mut signals = Signals::new().map_err(|error| NodeError::new("cannot listen for signals", error))?;
+    let (mut announcing, mut electing, mut serving) = (Stage::default(), Stage::default(), Stage::default());
+
+    let elector = start_elector(args, &me, &mut electing)?;
+    let l2 = if args.announce.l2() { Some(start_l2(args, &mut announcing)?) } else { None };
+    let delivery = match args.delivery {
+        DeliveryMode::Lo => {
+            let delivery = Delivery::new().await;
+            Some(delivery.map_err(|error| NodeError::new("cannot make addresses deliverable", error))?)
+        }
+        DeliveryMode::None => None,
+    };
+    let hands = Hands {
+        elector: elector.clone(),
+        l2: l2.clone(),
+        bgp: None,
+        delivery,
+        forwarder: start_forwarder(args, &teller).await?,
+        gateways: Gateways::start(&mut serving),
+    };
+    let fenced: Vec<Arc<dyn Announcer>> = l2.into_iter().collect();
+    announcing.spawn("renewing", |stop| renew(elector.clone(), fenced, stop));
+
+    let mut controller = Controller::new(me, teller.clone(), hands, Manifests::new(&args.manifests));
+    let mut checks = Checks::start(&args.checks, args.pace());
+    controller.set_readiness(checks.readiness()).await;
+    controller.reload().await;
+    teller.tell(&Event::Ready);
+
+    let mut ownership = elector.ownership();
+    let mut looks = interval(LOOK);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let ended = loop {
+        tokio::select! {
+            biased;
+            _ = ownership.changed() => controller.apply().await,
+            () = checks.changed() => controller.set_readiness(checks.readiness()).await,
+            asked = signals.next() => match asked {
+                Asked::Stop => break Ok(()),
+                Asked::Drain => controller.set_draining(true).await,
+                Asked::Undrain => controller.set_draining(false).await,
+                Asked::Reload => controller.reload().await,
+            },
+            error = announcing.failed() => break Err(error),
+            error = electing.failed() => break Err(error),
+            error = serving.failed() => break Err(error),
+            _ = looks.tick() => {
+                if controller.manifests().changed() {
+                    controller.reload().await;
+                }
+                controller.tell_conditions();
+            }
+        }
+    };
+    teller.tell(&Event::Stopping);
+    if ended.is_ok() {
+        // The others take over while this node still answers; nobody may be there to do so.
+        controller.set_draining(true).await;
+        let handed_over = async {
+            while !controller.owns_nothing() && ownership.changed().await.is_ok() {
+                controller.apply().await;
+            }
+        };
+        let _ = timeout(HAND_OVER, handed_over).await;
+    }
+    announcing.stop("announcers", HAND_OVER).await;
+    electing.stop("elector", HAND_OVER).await;
+    serving.stop("gateways", args.grace).await;
+    controller.undo().await;
+    ended
+}
+
+fn start_elector(
+    args: &NodeArgs,
+    me: &NodeName,
+    stage: &mut Stage,
+) -> Result<Arc<dyn LeaderElector>, NodeError> {
+    let (Some(listen), Some(key_file)) = (args.listen_gossip, &args.key_file) else {
+        return Ok(Arc::new(Solo::new(me.clone())));
+    };
+    let unreadable = |error| NodeError::new(format!("cannot read {}", key_file.display()), error);
+    let key = std::fs::read_to_string(key_file).map_err(unreadable)?;
+    let key: ClusterKey =
+        key.parse().map_err(|error| NodeError::new(format!("{} holds no key", key_file.display()), error))?;
+    let config = elect_gossip::Config::new(me.clone(), listen, Keyring::new(key))
+        .with_seeds(args.seeds.iter().copied())
+        .with_timing(Timing::new(args.heartbeat, args.misses));
+    let (elector, driver) =
+        GossipElector::new(config).map_err(|error| NodeError::new("cannot join the other nodes", error))?;
+    stage.spawn("gossip", |stop| driver.run(stop));
+    Ok(Arc::new(elector))
+}
+
+fn start_l2(args: &NodeArgs, stage: &mut Stage) -> Result<Arc<dyn Announcer>, NodeError> {
+    let mut config = l2::Config::default();
+    if !args.interfaces.is_empty() {
+        config.interfaces = l2::InterfaceFilter::only(&args.interfaces);
+    }
+    let (announcer, driver) =
+        L2Announcer::new(config).map_err(|error| NodeError::new("cannot answer on the segment", error))?;
+    stage.spawn("answering on the segment", |stop| driver.run(stop));
+    Ok(Arc::new(announcer))
+}
+
+async fn start_forwarder(args: &NodeArgs, teller: &Teller) -> Result<Option<Forwarder>, NodeError> {
+    Ok(Some(match args.forward {
+        ForwardMode::None => return Ok(None),
+        ForwardMode::Relay => Forwarder::Relay(Relay::default()),
+        ForwardMode::Nft => {
+            let nft = Nft::new().await;
+            Forwarder::Nft(nft.map_err(|error| NodeError::new("the kernel cannot forward for us", error))?)
+        }
+        ForwardMode::Auto => {
+            let (forwarder, why) = Forwarder::new().await;
+            if let Some(why) = why {
+                let notice = format!("plain services are relayed by this process, since the kernel cannot: {why}");
+                teller.tell(&Event::Notice(notice));
+            }
+            forwarder
+        }
+    }))
+}
+
+/// Hands the elector's renewals to the announcers, at once and without planning anything.
+async fn renew(
+    elector: Arc<dyn LeaderElector>,
+    announcers: Vec<Arc<dyn Announcer>>,
+    stop: Stopped,
+) -> Result<(), NodeError> {
+    let mut renewals = elector.renewals();
+    let forward = async {
+        loop {
+            for (lease, until) in &renewals.borrow_and_update().0 {
+                for announcer in &announcers {
+                    announcer.renew(*lease, *until);
+                }
+            }
+            if renewals.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    };
+    tokio::select! {
+        () = forward => {}
+        _ = stop => {}
+    }
+    Ok(())
+}
+
+/// What a signal asks for.
+enum Asked {
+    Stop,
+    Drain,
+    Undrain,
+    Reload,
+}
+
+struct Signals {
+    stop: [Signal; 2],
+    drain: Signal,
+    undrain: Signal,
+    reload: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            stop: [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?],
+            drain: signal(SignalKind::user_defined1())?,
+            undrain: signal(SignalKind::user_defined2())?,
+            reload: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for the next one. Cancel safe.
+    async fn next(&mut self) -> Asked {
+        let [terminate, interrupt] = &mut self.stop;
+        tokio::select! {
+            _ = terminate.recv() => Asked::Stop,
+            _ = interrupt.recv() => Asked::Stop,
+            _ = self.drain.recv() => Asked::Drain,
+            _ = self.undrain.recv() => Asked::Undrain,
+            _ = self.reload.recv() => Asked::Reload,
+        }
+    }
+}

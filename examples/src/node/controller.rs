@@ -1,0 +1,322 @@
+//! Who calls whom: the one loop that joins the crates.
+//!
+//! Documents → plan → candidacy → elector → ownership → plan → announcers. Before an address is announced it is
+//! deliverable here; after it is withdrawn it may go.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lbcore::allocator::{IpAllocator, PoolAllocator};
+use lbcore::announce::{AnnounceSet, AnnounceState, Announcement, Announcer};
+use lbcore::condition::{Condition, Status};
+use lbcore::elect::{Bid, Candidacy, LeaderElector, Ownership, Term};
+use lbcore::id::{NodeName, OwnerKey, Role};
+use lbcore::plan::{self, Allocations, LocalHealth, World};
+use tokio::time::timeout;
+
+use super::delivery::Delivery;
+use super::events::{Event, Teller};
+use super::forward::Forwarder;
+use super::gateway::Gateways;
+use super::manifests::Manifests;
+use super::readiness::Readiness;
+use super::services;
+
+/// How long a withdrawal may take before its address is taken off this machine all the same.
+const WITHDRAWAL: Duration = Duration::from_millis(200);
+
+/// What the controller works with.
+#[derive(Debug)]
+pub struct Hands {
+    /// Elects owners.
+    pub elector: Arc<dyn LeaderElector>,
+    /// Answers on the segment.
+    pub l2: Option<Arc<dyn Announcer>>,
+    /// Tells the routers.
+    pub bgp: Option<Arc<dyn Announcer>>,
+    /// Makes addresses end here.
+    pub delivery: Option<Delivery>,
+    /// Carries plain services.
+    pub forwarder: Option<Forwarder>,
+    /// Serves Gateways.
+    pub gateways: Gateways,
+}
+
+impl Hands {
+    fn announcers(&self) -> impl Iterator<Item = (&'static str, &Arc<dyn Announcer>)> {
+        self.l2.iter().map(|l2| ("l2", l2)).chain(self.bgp.iter().map(|bgp| ("bgp", bgp)))
+    }
+}
+
+/// This node's view and will.
+#[derive(Debug)]
+pub struct Controller {
+    me: NodeName,
+    teller: Teller,
+    hands: Hands,
+    manifests: Manifests,
+    world: World,
+    allocations: Allocations,
+    health: LocalHealth,
+    /// Of the last candidacy or set; raised with each that differs from the one before.
+    generation: u64,
+    bids: BTreeMap<Role, Bid>,
+    desired: BTreeMap<&'static str, Arc<AnnounceSet>>,
+    deliverable: BTreeSet<IpAddr>,
+    /// What is wrong on this machine.
+    conditions: Vec<(String, Condition)>,
+    told: Told,
+}
+
+/// What was told last, so that only changes are.
+#[derive(Debug, Default)]
+struct Told {
+    members: BTreeSet<NodeName>,
+    owners: BTreeMap<IpAddr, (NodeName, Term)>,
+    allocated: BTreeMap<OwnerKey, Vec<IpAddr>>,
+    conditions: BTreeMap<(String, String), Condition>,
+    readiness: Option<Readiness>,
+}
+
+impl Controller {
+    /// A controller that has read nothing and decided nothing yet.
+    pub fn new(me: NodeName, teller: Teller, hands: Hands, manifests: Manifests) -> Self {
+        Self {
+            me,
+            teller,
+            hands,
+            manifests,
+            world: World::default(),
+            allocations: Allocations::default(),
+            health: LocalHealth::default(),
+            generation: 0,
+            bids: BTreeMap::new(),
+            desired: BTreeMap::new(),
+            deliverable: BTreeSet::new(),
+            conditions: Vec::new(),
+            told: Told::default(),
+        }
+    }
+
+    /// What it works with.
+    pub fn hands(&mut self) -> &mut Hands {
+        &mut self.hands
+    }
+
+    /// The documents.
+    pub fn manifests(&mut self) -> &mut Manifests {
+        &mut self.manifests
+    }
+
+    /// Reads the documents, and does what they say.
+    pub async fn reload(&mut self) {
+        let report = self.manifests.load();
+        for problem in &report.problems {
+            self.teller.tell(&Event::Problem(problem.to_string()));
+        }
+        for notice in &report.notices {
+            self.teller.tell(&Event::Notice(notice.to_string()));
+        }
+        let objects = self.manifests.objects();
+        self.world = lbcore::manifest::world(objects);
+        self.hands.gateways.demand(objects, &mut self.world);
+        // Anew from the documents each time: all nodes come to the same allocations, whatever each has seen before.
+        let mut allocator = PoolAllocator::default();
+        allocator.set_pools(&self.world.pools);
+        self.allocations = plan::allocate(&mut allocator, &self.world);
+        self.tell_allocations();
+        self.apply().await;
+    }
+
+    /// Heeds what the checks say.
+    pub async fn set_readiness(&mut self, readiness: Readiness) {
+        self.health.ready = readiness.is_ok();
+        if self.told.readiness.as_ref() != Some(&readiness) {
+            self.teller.tell(&Event::Readiness(readiness.clone()));
+            self.told.readiness = Some(readiness);
+        }
+        self.apply().await;
+    }
+
+    /// Gives all roles away, or takes part again.
+    pub async fn set_draining(&mut self, draining: bool) {
+        if self.health.draining != draining {
+            self.health.draining = draining;
+            self.teller.tell(&Event::Draining(draining));
+            self.apply().await;
+        }
+    }
+
+    /// Whether this node owns nothing any more.
+    pub fn owns_nothing(&self) -> bool {
+        self.hands.elector.ownership().borrow().mine.is_empty()
+    }
+
+    /// Makes this machine, the elector and the announcers do what the plan says.
+    pub async fn apply(&mut self) {
+        let objects = self.manifests.objects();
+        let bids = plan::candidacy(&self.world, &self.allocations, &self.me, &self.health);
+        let ownership = self.hands.elector.ownership().borrow().clone();
+        let announcements =
+            plan::announce(&self.world, &self.allocations, &ownership, &self.me, &self.health);
+
+        // First everything that an announcement relies on …
+        let mut wanted: BTreeSet<IpAddr> = announcements.bgp.keys().copied().collect();
+        wanted.extend(bids.keys().filter_map(|role| match role {
+            Role::Address(address) => Some(*address),
+            _ => None,
+        }));
+        let mut conditions = Vec::new();
+        let meanwhile: BTreeSet<IpAddr> = self.deliverable.union(&wanted).copied().collect();
+        if let Some(delivery) = &mut self.hands.delivery
+            && let Err(error) = delivery.apply(&meanwhile).await
+        {
+            conditions.push(("delivery".to_owned(), Condition::no("Deliverable", "Refused", error.to_string())));
+        }
+        if let Some(forwarder) = &mut self.hands.forwarder {
+            let (forwarding, refused) = services::forwarding(objects, &self.allocations, &self.me);
+            for (owner, why) in refused {
+                conditions.push((owner.to_string(), Condition::no("Forwarded", "UnsupportedProtocol", why)));
+            }
+            for (frontend, why) in forwarder.apply(&forwarding).await {
+                conditions.push((frontend.to_string(), Condition::no("Forwarded", "Refused", why)));
+            }
+        }
+        conditions.extend(self.hands.gateways.apply(objects, &self.allocations));
+
+        // … then the announcements and the bids …
+        for (name, entries) in [("l2", announcements.l2), ("bgp", announcements.bgp)] {
+            self.announce(name, entries, &ownership);
+        }
+        if bids != self.bids {
+            self.generation += 1;
+            let candidacy = Candidacy::new(self.generation, bids.clone());
+            self.hands.elector.set_candidacy(Arc::new(candidacy));
+            self.bids = bids;
+        }
+
+        // … and last what nothing relies on any more.
+        if meanwhile != wanted {
+            self.withdrawn().await;
+            if let Some(delivery) = &mut self.hands.delivery
+                && let Err(error) = delivery.apply(&wanted).await
+            {
+                conditions
+                    .push(("delivery".to_owned(), Condition::no("Deliverable", "Refused", error.to_string())));
+            }
+        }
+        self.deliverable = wanted;
+        self.tell_ownership(&ownership);
+        self.conditions = conditions;
+        self.tell_conditions();
+    }
+
+    fn announce(&mut self, name: &'static str, entries: BTreeMap<IpAddr, Announcement>, ownership: &Ownership) {
+        let Some((_, announcer)) = self.hands.announcers().find(|(known, _)| *known == name) else { return };
+        let last = self.desired.get(name);
+        if last.is_some_and(|last| last.entries == entries && last.members == ownership.members) {
+            return;
+        }
+        self.generation += 1;
+        let mut set = AnnounceSet::new(self.generation, entries);
+        set.members.clone_from(&ownership.members);
+        let set = Arc::new(set);
+        announcer.set_desired(set.clone());
+        self.desired.insert(name, set);
+    }
+
+    /// Waits until the announcers reflect their last sets, but not for long.
+    async fn withdrawn(&self) {
+        for (name, announcer) in self.hands.announcers() {
+            let wanted = self.desired.get(name).map_or(0, |set| set.generation);
+            let mut status = announcer.status();
+            let _ = timeout(WITHDRAWAL, status.wait_for(|status| status.generation >= wanted)).await;
+        }
+    }
+
+    fn tell_allocations(&mut self) {
+        let mut now = BTreeMap::new();
+        for (owner, grant) in &self.allocations.grants {
+            let addresses = grant.allocation.as_ref().map(|allocation| allocation.addresses.clone());
+            now.insert(owner.clone(), addresses.unwrap_or_default());
+        }
+        for (owner, addresses) in &now {
+            if self.told.allocated.get(owner) != Some(addresses) {
+                self.teller
+                    .tell(&Event::Allocated { owner: owner.clone(), addresses: addresses.clone() });
+            }
+        }
+        for owner in self.told.allocated.keys().filter(|owner| !now.contains_key(owner)) {
+            self.teller.tell(&Event::Allocated { owner: owner.clone(), addresses: Vec::new() });
+        }
+        self.told.allocated = now;
+    }
+
+    fn tell_ownership(&mut self, ownership: &Ownership) {
+        let members: BTreeSet<_> = ownership.members.keys().cloned().collect();
+        if members != self.told.members {
+            self.teller.tell(&Event::Members(members.clone()));
+            self.told.members = members;
+        }
+        let mut owners = BTreeMap::new();
+        for (role, owner) in &ownership.roles {
+            if let Role::Address(address) = role {
+                owners.insert(*address, (owner.node.clone(), owner.term));
+            }
+        }
+        for (address, owner) in &owners {
+            if self.told.owners.get(address) != Some(owner) {
+                self.teller.tell(&Event::Owner { address: *address, owner: Some(owner.clone()) });
+            }
+        }
+        for address in self.told.owners.keys().filter(|address| !owners.contains_key(address)) {
+            self.teller.tell(&Event::Owner { address: *address, owner: None });
+        }
+        self.told.owners = owners;
+    }
+
+    /// Tells what is not as wished: of the plan, on this machine, and with the announcers.
+    pub fn tell_conditions(&mut self) {
+        let mut conditions = self.conditions.clone();
+        for (owner, outlook) in plan::outlook(&self.world, &self.allocations) {
+            conditions.extend(outlook.obstacle().map(|condition| (owner.to_string(), condition.clone())));
+        }
+        for (name, announcer) in self.hands.announcers() {
+            let status = announcer.status().borrow().clone();
+            conditions.extend(status.conditions.iter().map(|condition| (name.to_owned(), condition.clone())));
+            for (address, state) in &status.entries {
+                if let AnnounceState::Silent(condition) = state {
+                    conditions.push((format!("{name} {address}"), condition.clone()));
+                }
+            }
+        }
+        let mut now = BTreeMap::new();
+        for (about, condition) in conditions {
+            if condition.status != Status::True {
+                now.insert((about, condition.reason.to_string()), condition);
+            }
+        }
+        for ((about, reason), condition) in &now {
+            if self.told.conditions.get(&(about.clone(), reason.clone())) != Some(condition) {
+                let event = Event::Condition { about: about.clone(), condition: condition.clone() };
+                self.teller.tell(&event);
+            }
+        }
+        for (about, reason) in self.told.conditions.keys().filter(|key| !now.contains_key(*key)) {
+            self.teller.tell(&Event::Cleared { about: about.clone(), reason: reason.clone() });
+        }
+        self.told.conditions = now;
+    }
+
+    /// Undoes what was done to this machine.
+    pub async fn undo(self) {
+        if let Some(forwarder) = self.hands.forwarder {
+            forwarder.undo().await;
+        }
+        if let Some(delivery) = self.hands.delivery {
+            delivery.undo().await;
+        }
+    }
+}
