@@ -1,2 +1,14 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
+
+mod config;
+#[cfg(feature = "tokio")]
+mod driver;
+mod elector;
+pub mod machine;
+pub mod wire;
+
+pub use config::{BuildError, ClusterKey, Config, KeyError, Keyring, MAX_NODE_NAME, Timing};
+#[cfg(feature = "tokio")]
+pub use driver::{Driver, DriverError};
+pub use elector::{Attachment, GossipElector};

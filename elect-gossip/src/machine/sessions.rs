@@ -1,0 +1,311 @@
+//! Whom to believe: the exchange of tokens, the sequence of datagrams, the streams.
+
+use std::net::SocketAddr;
+
+use lbcore::id::NodeName;
+use lbcore::time::Duration;
+use rand::RngExt;
+
+use super::membership::Id;
+use super::peer::{Peer, Pending, Session, Stream, Window};
+use super::table::Applied;
+use super::{Cause, Event, Machine, Notice, Output, STREAM_REST, StreamEvent};
+use crate::wire::{Boot, Entries, Fetch, Hello, Message, Packet, WireError};
+
+impl Machine {
+    pub(super) fn handle_datagram(&mut self, from: SocketAddr, bytes: &[u8]) {
+        self.counters.received += 1;
+        let opened = self
+            .sealer
+            .open(bytes)
+            .and_then(|(boot, sequence, payload)| Ok((boot, sequence, Packet::parse(&payload)?)));
+        let (boot, sequence, packet) = match opened {
+            Ok(opened) => opened,
+            Err(WireError::Unauthentic) => return self.counters.unauthentic += 1,
+            Err(WireError::Malformed(_)) => return self.counters.malformed += 1,
+            Err(_) => return self.counters.foreign += 1,
+        };
+        if boot == self.boot {
+            return self.counters.own += 1;
+        }
+        if packet.from == self.me {
+            self.counters.name_clash += 1;
+            self.events.push_back(Event::Notice(Notice::NameClash(packet.from, from)));
+            return;
+        }
+        if let Message::Hello(hello) = packet.message {
+            return self.handle_hello(from, boot, sequence, packet.from, packet.token, hello);
+        }
+        let session = self.peers.get_mut(&packet.from).and_then(|peer| peer.session.as_mut());
+        let Some(session) = session.filter(|it| it.boot == boot && it.issued == packet.token) else {
+            self.counters.unproven += 1;
+            return self.challenge(from, boot, &packet.from);
+        };
+        if !session.window.accept(sequence) {
+            return self.counters.replayed += 1;
+        }
+        self.touch(&packet.from);
+        match packet.message {
+            Message::Heartbeat(heartbeat) => self.handle_heartbeat(&packet.from, heartbeat),
+            Message::Entries(part) => self.handle_entries(&packet.from, &part),
+            Message::Fetch(fetch) => self.handle_fetch(&packet.from, &fetch),
+            Message::Membership(data) => {
+                let mut words = Vec::new();
+                self.membership.handle_data(self.now, &data, &mut words);
+                self.spread_words(words);
+            }
+            Message::Hello(_) => {}
+        }
+    }
+
+    /// A word of a member arrived.
+    fn touch(&mut self, name: &NodeName) {
+        self.unheard = 0;
+        let Some(peer) = self.peers.get_mut(name) else { return };
+        peer.heard = Some(self.now);
+        if !peer.alive {
+            self.revive(name);
+        }
+    }
+
+    fn handle_hello(
+        &mut self,
+        from: SocketAddr,
+        boot: Boot,
+        sequence: u64,
+        name: NodeName,
+        token: u64,
+        hello: Hello,
+    ) {
+        let issued = self.rng.random::<u64>() | 1;
+        let now = self.now;
+        let peer = self.peers.entry(name.clone()).or_insert_with(|| Peer { since: now, ..Peer::at(Some(from)) });
+        let mut accepted = false;
+        if let Some(session) = peer.session.as_mut().filter(|session| session.boot == boot) {
+            if !session.window.accept(sequence) {
+                self.counters.replayed += 1;
+                return;
+            }
+            session.show(hello.token);
+            accepted = session.issued == token;
+        } else {
+            if peer.pending.as_ref().is_none_or(|pending| pending.boot != boot) {
+                peer.pending = Some(Pending { boot, since: now, issued, shown: 0 });
+            }
+            if let Some(pending) = &mut peer.pending {
+                pending.show(hello.token);
+                accepted = pending.issued == token;
+            }
+            if accepted && !self.accept(from, boot, sequence, &name) {
+                return;
+            }
+        }
+        if accepted {
+            self.touch(&name);
+        }
+        if !accepted || !hello.accepted {
+            self.send_hello(from, boot, &name);
+        }
+    }
+
+    /// The run `boot` of `name` has proved to be there now. False if another run of that name is there too.
+    fn accept(&mut self, from: SocketAddr, boot: Boot, sequence: u64, name: &NodeName) -> bool {
+        let Some(peer) = self.peers.get(name) else { return false };
+        if peer.alive && peer.boot != Some(boot) {
+            let address = peer.session.as_ref().map(|session| session.address).or(peer.address);
+            if address.is_some_and(|address| address != from) {
+                self.counters.name_clash += 1;
+                self.events.push_back(Event::Notice(Notice::NameClash(name.clone(), from)));
+                return false;
+            }
+            // Only one process can have the address: the other one is over.
+            self.bury(name, Cause::Restarted);
+        }
+        let Some(peer) = self.peers.get_mut(name) else { return false };
+        let Some(pending) = peer.pending.take() else { return false };
+        if peer.boot != Some(boot) {
+            peer.reborn(boot);
+        }
+        let mut window = Window::default();
+        window.accept(sequence);
+        peer.gone = None;
+        peer.address = Some(from);
+        peer.session =
+            Some(Session { boot, address: from, issued: pending.issued, shown: pending.shown, window });
+        peer.told = 0;
+        peer.sent = peer.acked;
+        self.dirty = true;
+        let mut words = Vec::new();
+        let id = Id { node: name.clone(), address: from, boot, epoch: 0 };
+        self.membership.announce(self.now, id, &mut words);
+        self.spread_words(words);
+        true
+    }
+
+    /// Asks a sender that is not believed to prove that it is there now.
+    fn challenge(&mut self, to: SocketAddr, boot: Boot, name: &NodeName) {
+        let issued = self.rng.random::<u64>() | 1;
+        let now = self.now;
+        let peer = self.peers.entry(name.clone()).or_insert_with(|| Peer { since: now, ..Peer::at(Some(to)) });
+        if peer.greeted.is_some_and(|at| now < at + self.timing.interval / 2) {
+            return;
+        }
+        peer.greeted = Some(now);
+        let known = peer.session.as_ref().is_some_and(|session| session.boot == boot);
+        if !known && peer.pending.as_ref().is_none_or(|pending| pending.boot != boot) {
+            peer.pending = Some(Pending { boot, since: now, issued, shown: 0 });
+        }
+        self.send_hello(to, boot, name);
+    }
+
+    fn send_hello(&mut self, to: SocketAddr, boot: Boot, name: &NodeName) {
+        let Some(peer) = self.peers.get(name) else { return };
+        let session = peer.session.as_ref().filter(|session| session.boot == boot);
+        let pending = peer.pending.as_ref().filter(|pending| pending.boot == boot);
+        let (shown, token) = match (session, pending) {
+            (Some(session), _) => (session.shown, session.issued),
+            (None, Some(pending)) => (pending.shown, pending.issued),
+            (None, None) => (0, 0),
+        };
+        let hello = Hello { token, accepted: session.is_some() };
+        self.send_to(to, shown, Message::Hello(hello));
+    }
+
+    /// Greets somebody of whom only the address is known, or no session stands with.
+    pub(super) fn greet(&mut self, to: SocketAddr, name: &NodeName) {
+        let boot = self.peers.get(name).and_then(|peer| peer.pending.as_ref()).map(|pending| pending.boot);
+        match boot {
+            Some(boot) => self.send_hello(to, boot, name),
+            None => self.send_to(to, 0, Message::Hello(Hello { token: 0, accepted: false })),
+        }
+    }
+
+    /// Greets the seeds that are nobody's address yet, and all members without a session.
+    pub(super) fn greet_all(&mut self) {
+        let strangers: Vec<_> = self
+            .seeds
+            .iter()
+            .copied()
+            .filter(|seed| !self.peers.values().any(|peer| peer.address == Some(*seed)))
+            .collect();
+        for seed in strangers {
+            self.send_to(seed, 0, Message::Hello(Hello { token: 0, accepted: false }));
+        }
+        let silent: Vec<_> = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| peer.session.is_none())
+            .filter_map(|(name, peer)| Some((name.clone(), peer.address?)))
+            .collect();
+        for (name, address) in silent {
+            self.greet(address, &name);
+        }
+    }
+
+    fn handle_entries(&mut self, from: &NodeName, part: &Entries) {
+        if part.origin == self.me {
+            return;
+        }
+        let Some(peer) = self.peers.get_mut(&part.origin).filter(|peer| peer.boot == Some(part.boot)) else {
+            return;
+        };
+        peer.latest = peer.latest.max(part.latest);
+        if part.anew {
+            peer.staged = Some(super::Table::default());
+        }
+        let table = peer.staged.as_mut().unwrap_or(&mut peer.table);
+        let applied = table.apply(part);
+        if let Some(staged) = peer.staged.take_if(|staged| staged.version() >= peer.latest) {
+            peer.table = staged;
+        }
+        match applied {
+            Applied::Yes => {
+                self.claims.hear_terms(&part.entries);
+                self.dirty = true;
+                if part.pauses {
+                    peer.fetched = None;
+                    self.catch_up(&part.origin, from);
+                }
+            }
+            Applied::Gap => self.catch_up(&part.origin, from),
+            Applied::Old => {}
+        }
+    }
+
+    fn handle_fetch(&mut self, from: &NodeName, fetch: &Fetch) {
+        if fetch.origin == self.me {
+            if fetch.boot == self.boot {
+                self.send_state(from, fetch.have);
+            }
+            return;
+        }
+        let known = self.peers.get(&fetch.origin).filter(|peer| peer.boot == Some(fetch.boot));
+        let parts =
+            known.map(|peer| peer.table.since(&fetch.origin, fetch.boot, fetch.have)).unwrap_or_default();
+        for part in parts {
+            self.send(from, Message::Entries(part));
+        }
+    }
+
+    /// Asks `via` for what is missing of the state of `origin`, unless that was asked a moment ago.
+    pub(super) fn catch_up(&mut self, origin: &NodeName, via: &NodeName) {
+        let now = self.now;
+        let Some(peer) = self.peers.get_mut(origin) else { return };
+        let have = peer.staged.as_ref().unwrap_or(&peer.table).version();
+        let Some(boot) = peer.boot.filter(|_| have < peer.latest) else { return };
+        if peer.fetched.is_some_and(|at| now < at + self.timing.interval / 2) {
+            return;
+        }
+        peer.fetched = Some(now);
+        self.send(via, Message::Fetch(Fetch { origin: origin.clone(), boot, have }));
+    }
+
+    /// Opens the streams that are wanted.
+    pub(super) fn tend_streams(&mut self) {
+        let (now, takeover) = (self.now, self.timing.takeover());
+        for peer in self.peers.values_mut() {
+            let Some(session) = peer.session.as_ref().filter(|_| peer.alive) else { continue };
+            let id = self.next_stream + 1;
+            peer.stream = match peer.stream {
+                Stream::None => Stream::Connecting { id },
+                Stream::Resting { until } if until <= now => Stream::Connecting { id },
+                Stream::AskAgain { closed } if closed + takeover <= now => Stream::Connecting { id },
+                Stream::AskAgain { closed } => Stream::Asking { id, closed },
+                _ => continue,
+            };
+            self.next_stream = id;
+            self.outputs.push_back(Output::Connect { to: session.address, stream: id });
+        }
+    }
+
+    pub(super) fn handle_stream(&mut self, stream: u64, event: StreamEvent) {
+        let (now, takeover) = (self.now, self.timing.takeover());
+        let found = self.peers.iter_mut().find(|(_, peer)| match peer.stream {
+            Stream::Connecting { id } | Stream::Open { id } | Stream::Asking { id, .. } => id == stream,
+            _ => false,
+        });
+        let Some((name, peer)) = found else { return };
+        let name = name.clone();
+        peer.stream = match (peer.stream, event) {
+            (Stream::Open { .. }, StreamEvent::Closed) => {
+                // Maybe the process ended, maybe only the connection: its host knows, and so does it.
+                let id = self.next_stream + 1;
+                self.next_stream = id;
+                if let Some(session) = &peer.session {
+                    self.outputs.push_back(Output::Connect { to: session.address, stream: id });
+                }
+                peer.stream = Stream::Asking { id, closed: now };
+                return self.send_heartbeat(&name, true);
+            }
+            (Stream::Asking { closed, .. }, StreamEvent::Refused) if now < closed + takeover => {
+                return self.bury(&name, Cause::Refused);
+            }
+            (Stream::Asking { closed, .. }, StreamEvent::Failed | StreamEvent::Closed) => {
+                Stream::AskAgain { closed }
+            }
+            (Stream::Connecting { id } | Stream::Asking { id, .. }, StreamEvent::Opened) => Stream::Open { id },
+            (_, StreamEvent::Opened) => return,
+            _ => Stream::Resting { until: now + STREAM_REST.max(Duration::from_millis(1)) },
+        };
+    }
+}
