@@ -96,13 +96,8 @@ impl Bench {
     fn new(config: BgpConfig) -> Self {
         let now = Instant::from_millis(1_000_000);
         let speaker = Speaker::new(now, &config, 7).unwrap();
-        let mut bench = Self {
-            speaker,
-            now,
-            dialled: Vec::new(),
-            closed: Vec::new(),
-            status: AnnounceStatus::default(),
-        };
+        let mut bench =
+            Self { speaker, now, dialled: Vec::new(), closed: Vec::new(), status: AnnounceStatus::default() };
         bench.settle();
         bench
     }
@@ -310,13 +305,7 @@ mod session {
                 7,
                 vec![1, 4, 0, 1, 0, 1, 1, 4, 0, 2, 0, 1],
             ),
-            (
-                "the other family",
-                only_v4,
-                Open::new(REMOTE_AS, 90, REMOTE_ID, v6),
-                7,
-                vec![1, 4, 0, 1, 0, 1],
-            ),
+            ("the other family", only_v4, Open::new(REMOTE_AS, 90, REMOTE_ID, v6), 7, vec![1, 4, 0, 1, 0, 1]),
         ] {
             let mut bench = Bench::with(peer);
             let connection = bench.connect();
@@ -436,7 +425,10 @@ mod timers {
         for (ours, theirs, hold) in [(90, 9, 9), (9, 90, 9), (3, 65535, 3)] {
             let mut bench = Bench::with(PeerConfig { hold_time: secs(ours), ..tor() });
             let connection = bench.connect();
-            bench.hear(connection, &[Message::Open(open_of(REMOTE_AS, theirs, REMOTE_ID)), Message::Keepalive]);
+            bench.hear(
+                connection,
+                &[Message::Open(open_of(REMOTE_AS, theirs, REMOTE_ID)), Message::Keepalive],
+            );
             bench.said(connection);
             // A KEEPALIVE each third of it, and the session holds while the peer says something.
             for _ in 0..6 {
@@ -742,7 +734,10 @@ mod routes {
     #[test]
     fn the_whole_table_then_its_end() {
         let mut bench = Bench::with(tor());
-        bench.handle(Input::Desired(set(1, &[host("198.51.100.7"), host("198.51.100.8"), host("2001:db8::7")])));
+        bench.handle(Input::Desired(set(
+            1,
+            &[host("198.51.100.7"), host("198.51.100.8"), host("2001:db8::7")],
+        )));
         assert_eq!(
             bench.silent_reason("198.51.100.7"),
             "PeerNotEstablished: peer tor at 192.0.2.1:179 is in state Connect"
@@ -801,10 +796,16 @@ mod routes {
     #[test]
     fn the_smallest_difference_and_withdrawals_first() {
         let (mut bench, connection) = Bench::established(tor());
-        bench.handle(Input::Desired(set(1, &[host("198.51.100.1"), host("198.51.100.2"), host("2001:db8::1")])));
+        bench.handle(Input::Desired(set(
+            1,
+            &[host("198.51.100.1"), host("198.51.100.2"), host("2001:db8::1")],
+        )));
         bench.updates(connection);
         // The same again, under a new generation: nothing to say.
-        bench.handle(Input::Desired(set(2, &[host("198.51.100.1"), host("198.51.100.2"), host("2001:db8::1")])));
+        bench.handle(Input::Desired(set(
+            2,
+            &[host("198.51.100.1"), host("198.51.100.2"), host("2001:db8::1")],
+        )));
         assert_eq!(bench.said(connection), []);
         assert_eq!(bench.status.generation, 2);
         // One stays, one changes, two go, one comes.
@@ -1104,13 +1105,19 @@ mod configuration {
         let (mut bench, connection) = Bench::established(tor());
         bench.handle(Input::Desired(set(4, &[host("198.51.100.7"), host("2001:db8::7")])));
         bench.updates(connection);
-        bench.handle(Input::Desired(set(5, &[host("198.51.100.7"), host("2001:db8::7"), host("198.51.100.8")])));
+        bench.handle(Input::Desired(set(
+            5,
+            &[host("198.51.100.7"), host("2001:db8::7"), host("198.51.100.8")],
+        )));
         bench.handle(Input::Stop("maintenance"));
         let farewell = bench.farewell();
         assert_eq!(farewell.len(), 3);
         let Message::Update(first) = &farewell[0] else { panic!("{farewell:?}") };
         // 198.51.100.8 was never told.
-        assert_eq!(first.withdrawn().map(|prefix| prefix.to_string()).collect::<Vec<_>>(), ["198.51.100.7/32"]);
+        assert_eq!(
+            first.withdrawn().map(|prefix| prefix.to_string()).collect::<Vec<_>>(),
+            ["198.51.100.7/32"]
+        );
         assert_eq!(farewell[2], Message::Notification(Notification::shutdown("maintenance")));
         assert_eq!((bench.status.generation, bench.status.entries.len()), (5, 0));
         assert!(bench.status.conditions.is_empty());

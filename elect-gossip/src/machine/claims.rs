@@ -163,7 +163,9 @@ impl Machine {
         self.yield_to(&holders);
         let before = std::mem::replace(&mut self.claims.holders, holders);
         let offered_before = std::mem::replace(&mut self.claims.offers, offers);
-        if let Some(next) = self.claims.offers.values().filter(|offer| self.stands(offer)).map(|it| it.since).min() {
+        if let Some(next) =
+            self.claims.offers.values().filter(|offer| self.stands(offer)).map(|it| it.since).min()
+        {
             self.wake_at(next + self.timing.takeover());
         }
         let view = self.view();
@@ -448,9 +450,7 @@ impl Machine {
             .claims
             .offers
             .iter()
-            .filter(|(role, offer)| {
-                offer.to == self.me && self.stands(offer) && self.claims.eligible(role)
-            })
+            .filter(|(role, offer)| offer.to == self.me && self.stands(offer) && self.claims.eligible(role))
             .map(|(role, _)| role.clone())
             .collect();
         for role in mine {

@@ -173,7 +173,8 @@ impl Controller {
         if let Some(delivery) = &mut self.hands.delivery
             && let Err(error) = delivery.apply(&meanwhile).await
         {
-            conditions.push(("delivery".to_owned(), Condition::no("Deliverable", "Refused", error.to_string())));
+            conditions
+                .push(("delivery".to_owned(), Condition::no("Deliverable", "Refused", error.to_string())));
         }
         if let Some(forwarder) = &mut self.hands.forwarder {
             let (forwarding, refused) = services::forwarding(objects, &self.allocations, &self.me);
@@ -203,8 +204,10 @@ impl Controller {
             if let Some(delivery) = &mut self.hands.delivery
                 && let Err(error) = delivery.apply(&wanted).await
             {
-                conditions
-                    .push(("delivery".to_owned(), Condition::no("Deliverable", "Refused", error.to_string())));
+                conditions.push((
+                    "delivery".to_owned(),
+                    Condition::no("Deliverable", "Refused", error.to_string()),
+                ));
             }
         }
         self.deliverable = wanted;
@@ -213,7 +216,12 @@ impl Controller {
         self.tell_conditions();
     }
 
-    fn announce(&mut self, name: &'static str, entries: BTreeMap<IpAddr, Announcement>, ownership: &Ownership) {
+    fn announce(
+        &mut self,
+        name: &'static str,
+        entries: BTreeMap<IpAddr, Announcement>,
+        ownership: &Ownership,
+    ) {
         let Some((_, announcer)) = self.hands.announcers().find(|(known, _)| *known == name) else { return };
         let last = self.desired.get(name);
         if last.is_some_and(|last| last.entries == entries && last.members == ownership.members) {
@@ -244,8 +252,7 @@ impl Controller {
         }
         for (owner, addresses) in &now {
             if self.told.allocated.get(owner) != Some(addresses) {
-                self.teller
-                    .tell(&Event::Allocated { owner: owner.clone(), addresses: addresses.clone() });
+                self.teller.tell(&Event::Allocated { owner: owner.clone(), addresses: addresses.clone() });
             }
         }
         for owner in self.told.allocated.keys().filter(|owner| !now.contains_key(owner)) {

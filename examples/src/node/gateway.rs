@@ -7,9 +7,13 @@ use lbcore::plan::{Allocations, World};
 #[derive(Debug)]
 pub struct Gateways;
 impl Gateways {
-    pub(super) fn start(_: &mut Stage) -> Self { Self }
+    pub(super) fn start(_: &mut Stage) -> Self {
+        Self
+    }
     /// x
     pub fn demand(&self, _: &Objects, _: &mut World) {}
     /// x
-    pub fn apply(&mut self, _: &Objects, _: &Allocations) -> Vec<(String, Condition)> { Vec::new() }
+    pub fn apply(&mut self, _: &Objects, _: &Allocations) -> Vec<(String, Condition)> {
+        Vec::new()
+    }
 }

@@ -156,13 +156,14 @@ async fn run(args: &NodeArgs) -> Result<(), NodeError> {
     let fenced: Vec<Arc<dyn Announcer>> = l2.into_iter().collect();
     announcing.spawn("renewing", |stop| renew(elector.clone(), fenced, stop));
 
+    // Taken before the first candidacy, so that no answer to it is missed.
+    let mut ownership = elector.ownership();
     let mut controller = Controller::new(me, teller.clone(), hands, Manifests::new(&args.manifests));
     let mut checks = Checks::start(&args.checks, args.pace());
     controller.set_readiness(checks.readiness()).await;
     controller.reload().await;
     teller.tell(&Event::Ready);
 
-    let mut ownership = elector.ownership();
     let mut looks = interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let ended = loop {

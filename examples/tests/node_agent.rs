@@ -1,0 +1,158 @@
+//! The agent as its users run it: the program on hosts of a segment, with the lab's manifests.
+#![cfg(target_os = "linux")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use lbcore_examples::netns::{self, Host, Segment};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+/// A running agent and what it tells.
+struct Agent {
+    child: Child,
+    events: std::io::Lines<BufReader<std::process::ChildStdout>>,
+}
+
+impl Agent {
+    fn start(host: &Host, manifests: &Path, more: &[&str]) -> Self {
+        let mut command = Command::new(program());
+        command
+            .args(["--node", host.name(), "--json", "--manifests"])
+            .arg(manifests)
+            .args(more)
+            .stdout(Stdio::piped());
+        let mut child = host.spawn(&mut command).unwrap();
+        let events = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self { child, events }
+    }
+
+    /// Reads events until one fits; the test's own time limit ends a wait in vain.
+    fn wait_for(&mut self, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
+        for line in &mut self.events {
+            let event: Value = serde_json::from_str(&line.unwrap()).unwrap();
+            if fits(&event) {
+                return event;
+            }
+        }
+        panic!("the agent ended before it told {what}");
+    }
+
+    fn stop(mut self, signal: Signal) -> ExitStatus {
+        kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
+        self.child.wait().unwrap()
+    }
+}
+
+/// The `node` example, which cargo has built beside this test.
+fn program() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    test.ancestors().nth(2).unwrap().join("examples/node")
+}
+
+fn manifests() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests/lab")
+}
+
+fn host(segment: &Segment, name: &str, address: &str) -> Host {
+    segment.host(name, &[address.parse().unwrap()]).unwrap()
+}
+
+/// A web of one word.
+fn serve(host: &Host, address: &str) {
+    let listener = host.enter(|| TcpListener::bind(address).unwrap());
+    let name = host.name().to_owned();
+    std::thread::spawn(move || {
+        while let Ok((mut stream, _)) = listener.accept() {
+            let _ = stream.write_all(name.as_bytes());
+        }
+    });
+}
+
+fn ask(client: &Host, address: &str) -> std::io::Result<String> {
+    let address: SocketAddr = address.parse().unwrap();
+    client.enter(|| {
+        let mut answer = String::new();
+        TcpStream::connect_timeout(&address, Duration::from_secs(1))?.read_to_string(&mut answer)?;
+        Ok(answer)
+    })
+}
+
+#[test]
+fn a_plain_service_is_reached_and_everything_is_undone() {
+    netns::test("a_plain_service_is_reached_and_everything_is_undone", || {
+        let lan = Segment::new("lan").unwrap();
+        let node = host(&lan, "n1", "192.0.2.11/24");
+        let client = host(&lan, "client", "192.0.2.100/24");
+        let (app1, app2) = (host(&lan, "appv1", "192.0.2.21/24"), host(&lan, "appv2", "192.0.2.22/24"));
+        serve(&app1, "192.0.2.21:8080");
+        serve(&app2, "192.0.2.22:8080");
+        for forward in ["relay", "auto"] {
+            let mut agent = Agent::start(&node, &manifests(), &["--forward", forward]);
+            let event = agent.wait_for("the address of the echo service", |event| {
+                event["event"] == "allocated" && event["owner"] == "service default/echo"
+            });
+            assert_eq!(event["addresses"][0], "192.0.2.200");
+            agent.wait_for("who owns it", |event| event["event"] == "owner" && event["owner"] == "n1");
+            let mut answers: Vec<_> = (0..4).map(|_| ask(&client, "192.0.2.200:8080").unwrap()).collect();
+            answers.sort();
+            assert_eq!(answers, ["appv1", "appv1", "appv2", "appv2"], "with --forward {forward}");
+            assert!(agent.stop(Signal::SIGTERM).success());
+            assert!(ask(&client, "192.0.2.200:8080").is_err(), "nobody answers any more");
+            let left = node.output(Command::new("ip").args(["-o", "address", "show", "dev", "lo"])).unwrap();
+            assert!(!String::from_utf8_lossy(&left.stdout).contains("192.0.2.2"), "{left:?}");
+        }
+    });
+}
+
+#[test]
+fn a_typo_on_reload_revokes_nothing() {
+    netns::test("a_typo_on_reload_revokes_nothing", || {
+        let lan = Segment::new("lan").unwrap();
+        let node = host(&lan, "n1", "192.0.2.11/24");
+        let client = host(&lan, "client", "192.0.2.100/24");
+        let app = host(&lan, "appv1", "192.0.2.21/24");
+        serve(&app, "192.0.2.21:8080");
+        let folder = Path::new(netns::SCRATCH).join("manifests");
+        std::fs::create_dir(&folder).unwrap();
+        for file in std::fs::read_dir(manifests()).unwrap() {
+            let file = file.unwrap();
+            std::fs::copy(file.path(), folder.join(file.file_name())).unwrap();
+        }
+        let mut agent = Agent::start(&node, &folder, &["--forward", "relay"]);
+        agent.wait_for("that it runs", |event| event["event"] == "ready");
+        std::fs::write(folder.join("10-pool.yaml"), "apiVersion: metallb.io/v1beta1\nkind: [").unwrap();
+        let problem = agent.wait_for("the problem", |event| event["event"] == "problem");
+        assert!(problem["message"].as_str().unwrap().contains("10-pool.yaml"), "{problem}");
+        assert_eq!(ask(&client, "192.0.2.200:8080").unwrap(), "appv1");
+        std::fs::remove_file(folder.join("10-pool.yaml")).unwrap();
+        agent.wait_for("that the address is gone", |event| {
+            event["event"] == "allocated" && event["addresses"].as_array().is_some_and(Vec::is_empty)
+        });
+        assert!(agent.stop(Signal::SIGTERM).success());
+    });
+}
+
+#[test]
+fn what_it_lacks_is_said_with_the_remedy() {
+    let manifests = manifests();
+    let run = |arguments: &[&str]| {
+        let output = Command::new(program())
+            .args(["--node", "n1", "--manifests"])
+            .arg(&manifests)
+            .args(arguments)
+            .output()
+            .unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, said) = run(&["--listen-gossip", "127.0.0.1:0", "--key-file", "/nowhere"]);
+    assert_eq!(code, Some(1));
+    assert!(said.contains("cannot read /nowhere"), "{said}");
+    let (code, said) = run(&["--listen-gossip", "127.0.0.1:0"]);
+    assert_eq!(code, Some(2));
+    assert!(said.contains("--key-file"), "{said}");
+}
