@@ -5,5 +5,7 @@ pub mod balance;
 pub mod compile;
 pub mod filter;
 pub mod model;
+#[cfg(feature = "proxy")]
+pub mod proxy;
 pub mod rule;
 pub mod table;

@@ -100,8 +100,7 @@ fn applies(entry: &Entry, head: &RequestHead<'_>) -> bool {
         && path
         && entry.method.as_ref().is_none_or(|method| method == head.method)
         && entry.headers.iter().all(|(name, value)| {
-            let fields: Vec<&[u8]> =
-                head.headers.get_all(name).iter().map(|field| field.as_bytes()).collect();
+            let fields: Vec<&[u8]> = head.headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
             !fields.is_empty() && fields.join(&b","[..]) == value.as_bytes()
         })
         && entry.query_params.iter().all(|(name, value)| {
