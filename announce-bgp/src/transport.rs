@@ -84,6 +84,12 @@ impl Tcp {
         Ok(Self { local_as, listeners })
     }
 
+    /// Where it listens.
+    #[cfg(test)]
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
+        self.listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+    }
+
     fn options(&self, socket: socket2::SockRef<'_>, peer: &PeerConfig) -> io::Result<()> {
         socket.set_tcp_nodelay(true)?;
         // The kernel's keepalives say at once that the other end has forgotten the connection.
