@@ -205,7 +205,9 @@ impl PeerConfig {
             return refuse("link-local peers are not supported yet; give its global address");
         }
         if self.source.is_some_and(|source| Family::of(source) != Family::of(self.address)) {
-            return refuse("its source address is of the other family; give one of the family of its address");
+            return refuse(
+                "its source address is of the other family; give one of the family of its address",
+            );
         }
         if self.port == 0 {
             return refuse("its port is zero; BGP has 179");

@@ -215,8 +215,7 @@ impl<T: Transport> Engine<T> {
             match event {
                 Event::Connect { connection, peer } => {
                     let transport = self.transport.clone();
-                    let link =
-                        self.spawn(connection, async move { transport.connect(peer).await }, true);
+                    let link = self.spawn(connection, async move { transport.connect(peer).await }, true);
                     self.links.insert(connection, link);
                 }
                 Event::Close { connection, farewell } => {

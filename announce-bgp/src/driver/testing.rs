@@ -94,7 +94,14 @@ impl World {
         let (stop, stopped) = oneshot::channel();
         let mut tasks = JoinSet::new();
         tasks.spawn(engine.run(async { stopped.await.unwrap_or_default() }));
-        Self { announcer: BgpAnnouncer { shared }, dialled: calls, callers, stop: Some(stop), tasks, capacity }
+        Self {
+            announcer: BgpAnnouncer { shared },
+            dialled: calls,
+            callers,
+            stop: Some(stop),
+            tasks,
+            capacity,
+        }
     }
 
     pub(crate) fn with(peer: PeerConfig) -> Self {

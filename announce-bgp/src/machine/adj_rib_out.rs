@@ -91,8 +91,7 @@ pub(crate) struct AdjRibOut {
 impl AdjRibOut {
     /// The session is up: nothing was told yet, and an End-of-RIB is due for each family once all was.
     pub(crate) fn open(&mut self, export: Export) {
-        *self =
-            Self { export: Some(export), end_of_rib: export.context.families, ..Self::default() };
+        *self = Self { export: Some(export), end_of_rib: export.context.families, ..Self::default() };
     }
 
     /// The session is down: the peer has forgotten everything.

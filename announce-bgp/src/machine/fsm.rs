@@ -167,7 +167,9 @@ pub(crate) const fn transition(state: State, event: Event) -> Transition {
 
         (_, E::Start | E::StartPassive) => (state, &[]),
 
-        (S::Connect, E::ConnectRetryTimerExpires) => (S::Connect, &[A::Release, A::StartConnectRetry, A::Dial]),
+        (S::Connect, E::ConnectRetryTimerExpires) => {
+            (S::Connect, &[A::Release, A::StartConnectRetry, A::Dial])
+        }
         (S::Active, E::ConnectRetryTimerExpires) => (S::Connect, &[A::StartConnectRetry, A::Dial]),
         (S::Connect | S::Active, E::TcpConnected) => {
             (S::OpenSent, &[A::StopConnectRetry, A::SendOpen, A::StartLargeHold])

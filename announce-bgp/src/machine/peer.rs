@@ -317,7 +317,10 @@ impl Peer {
             out.push(Condition::no(
                 "RoutesAccepted",
                 hindrance.reason(),
-                format!("peer {name} is told no {family} routes, such as {prefix}: {}", hindrance.message(family)),
+                format!(
+                    "peer {name} is told no {family} routes, such as {prefix}: {}",
+                    hindrance.message(family)
+                ),
             ));
         }
     }
@@ -332,7 +335,9 @@ impl Peer {
         let PeerConfig { name, address, port, .. } = &*self.config;
         let target = std::net::SocketAddr::new(*address, *port);
         match &self.last_error {
-            Some(cause) => format!("peer {name} at {target} is in state {}; last error: {cause}", self.state()),
+            Some(cause) => {
+                format!("peer {name} at {target} is in state {}; last error: {cause}", self.state())
+            }
             None => format!("peer {name} at {target} is in state {}", self.state()),
         }
     }
@@ -547,4 +552,3 @@ impl Random {
         (self.next() >> 11) as f64 / (1u64 << 53) as f64
     }
 }
-

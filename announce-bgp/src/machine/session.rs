@@ -341,8 +341,7 @@ impl Session {
         }
         let hold = Duration::from_secs(open.hold_time.min(config.hold_seconds()).into());
         let keepalive = (hold / 3).min(config.keepalive_time.unwrap_or(Duration::MAX));
-        let context =
-            Context::new(peering).four_octet_as(open.four_octet_as().is_some()).families(families);
+        let context = Context::new(peering).four_octet_as(open.four_octet_as().is_some()).families(families);
         Ok(Negotiated { remote_as, remote_id: open.identifier, context, hold, keepalive })
     }
 

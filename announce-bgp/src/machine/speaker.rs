@@ -155,7 +155,7 @@ impl Speaker {
     /// Takes in what happened.
     pub fn handle(&mut self, now: Instant, input: Input<'_>) {
         match input {
-            Input::Desired(set) => self.set_desired(now, set),
+            Input::Desired(set) => self.set_desired(now, &set),
             Input::Renew(lease, until) => self.renew(now, lease, until),
             Input::Peers(peers) => self.set_peers(now, &peers),
             Input::Connected { connection, local } => {
@@ -176,7 +176,12 @@ impl Speaker {
     ///
     /// # Errors
     /// Nobody of that address is a peer, or it has a session already; the connection is to be closed.
-    pub fn accept(&mut self, now: Instant, remote: SocketAddr, local: IpAddr) -> Result<ConnectionId, Refused> {
+    pub fn accept(
+        &mut self,
+        now: Instant,
+        remote: SocketAddr,
+        local: IpAddr,
+    ) -> Result<ConnectionId, Refused> {
         let remote = remote.ip().to_canonical();
         let connection = self.next_id();
         // Two peers may share an address and differ by port; who of them calls, nobody can tell.
@@ -284,7 +289,8 @@ impl Speaker {
             announcement.routes.iter().any(|route| {
                 let prefix = route.prefix.trunc();
                 // Where the lease has run out but the connection has not taken the withdrawal, it is still told.
-                let meant = if active { route.peers.contains(peer.name()) } else { !self.table.contains(prefix) };
+                let meant =
+                    if active { route.peers.contains(peer.name()) } else { !self.table.contains(prefix) };
                 meant && peer.rib.is_sent(prefix)
             })
         };
@@ -315,7 +321,8 @@ impl Speaker {
         let mut first = None;
         let mut messages = Vec::new();
         for peer in self.peers.values() {
-            let Some(route) = announcement.routes.iter().find(|route| route.peers.contains(peer.name())) else {
+            let Some(route) = announcement.routes.iter().find(|route| route.peers.contains(peer.name()))
+            else {
                 continue;
             };
             let prefix = route.prefix.trunc();
@@ -332,13 +339,11 @@ impl Speaker {
         }
         match first {
             Some(reason) => because(reason, messages.join("; ")),
-            None => {
-                because("NoPeer", "none of the peers that its routes name is configured here".to_owned())
-            }
+            None => because("NoPeer", "none of the peers that its routes name is configured here".to_owned()),
         }
     }
 
-    fn set_desired(&mut self, now: Instant, set: Arc<AnnounceSet>) {
+    fn set_desired(&mut self, now: Instant, set: &Arc<AnnounceSet>) {
         if set.generation < self.desired.generation || self.stopped {
             return;
         }

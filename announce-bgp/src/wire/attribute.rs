@@ -335,7 +335,12 @@ impl Attribute {
     }
 
     /// Decodes the value of one attribute; `None` for one to be ignored without a word.
-    pub(super) fn decode(flags: u8, code: u8, value: &[u8], context: &Context) -> Result<Option<Self>, Wrong> {
+    pub(super) fn decode(
+        flags: u8,
+        code: u8,
+        value: &[u8],
+        context: &Context,
+    ) -> Result<Option<Self>, Wrong> {
         let mut reader = Reader::new(value);
         let withdraw = |subcode| (Severity::Withdraw, subcode);
         let length = || withdraw(subcode::ATTRIBUTE_LENGTH_ERROR);
@@ -383,9 +388,9 @@ impl Attribute {
             // RFC 7606 §7.8.
             COMMUNITIES => Self::Communities(list(value, |[community]| community).ok_or_else(length)?),
             // RFC 8092 §5.
-            LARGE_COMMUNITY => {
-                Self::LargeCommunities(list(value, |[global, one, two]| (global, one, two)).ok_or_else(length)?)
-            }
+            LARGE_COMMUNITY => Self::LargeCommunities(
+                list(value, |[global, one, two]| (global, one, two)).ok_or_else(length)?,
+            ),
             MP_REACH_NLRI => Self::MpReach(decode_mp_reach(value, context)?),
             MP_UNREACH_NLRI => Self::MpUnreach(decode_mp_unreach(value, context)?),
             // RFC 6793 §4.1: one that speaks four octets itself must not send these. §6: in error, go on without.
@@ -398,9 +403,7 @@ impl Attribute {
             }
             AS4_AGGREGATOR => {
                 let aggregator = Aggregator::decode(reader, true).filter(|by| by.autonomous_system != 0);
-                Self::As4Aggregator(
-                    aggregator.ok_or((Severity::Discard, subcode::OPTIONAL_ATTRIBUTE_ERROR))?,
-                )
+                Self::As4Aggregator(aggregator.ok_or((Severity::Discard, subcode::OPTIONAL_ATTRIBUTE_ERROR))?)
             }
             _ if flags & TRANSITIVE == 0 => return Ok(None),
             _ => Self::Unknown { partial: flags & PARTIAL != 0, code, value: reader.rest().to_vec() },

@@ -25,7 +25,9 @@ use std::fmt;
 
 use lbcore::addr::Family;
 
-pub use attribute::{Aggregator, AsPath, Attribute, MpReach, MpUnreach, NextHop, Origin, Segment, SegmentKind};
+pub use attribute::{
+    Aggregator, AsPath, Attribute, MpReach, MpUnreach, NextHop, Origin, Segment, SegmentKind,
+};
 pub use capability::Capability;
 pub use message::{DecodeError, EncodeError, Fault, Faults, Header, Message, MessageType};
 pub use nlri::Prefixes;

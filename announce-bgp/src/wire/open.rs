@@ -47,7 +47,12 @@ const EXTENDED: u8 = 255;
 impl Open {
     /// An OPEN of AS `local_as`, which announces its number in four octets.
     pub fn new(local_as: u32, hold_time: u16, identifier: Ipv4Addr, capabilities: Vec<Capability>) -> Self {
-        Self { two_octet_as: u16::try_from(local_as).unwrap_or(AS_TRANS), hold_time, identifier, capabilities }
+        Self {
+            two_octet_as: u16::try_from(local_as).unwrap_or(AS_TRANS),
+            hold_time,
+            identifier,
+            capabilities,
+        }
     }
 
     /// The sender's AS number: the one in four octets, if there is one.
@@ -162,10 +167,7 @@ fn decode_parameters(reader: &mut Reader<'_>) -> Result<Vec<Capability>, Notific
         let length = if extended { reader.u16() } else { reader.u8().map(u16::from) };
         let value = reader.take(usize::from(length.ok_or_else(malformed)?)).ok_or_else(malformed)?;
         if kind != CAPABILITIES {
-            return Err(Notification::new(
-                notification::OPEN_ERROR,
-                subcode::UNSUPPORTED_OPTIONAL_PARAMETER,
-            ));
+            return Err(Notification::new(notification::OPEN_ERROR, subcode::UNSUPPORTED_OPTIONAL_PARAMETER));
         }
         let mut value = Reader::new(value);
         while !value.is_empty() {

@@ -124,9 +124,9 @@ mod open {
         again(&Message::Open(open), &modern(Peering::External));
 
         // A parameter each, with the route refresh of old (128).
-        let open = decode("04 fc1f 00b4 0a000004 18 0206 0104 0001 0001 0202 8000 0202 0200 0206 4104 0000fc1f");
-        let expected =
-            [v4, unknown(128, ""), Capability::RouteRefresh, Capability::FourOctetAs(64543)];
+        let open =
+            decode("04 fc1f 00b4 0a000004 18 0206 0104 0001 0001 0202 8000 0202 0200 0206 4104 0000fc1f");
+        let expected = [v4, unknown(128, ""), Capability::RouteRefresh, Capability::FourOctetAs(64543)];
         assert_eq!(open.capabilities, expected);
         again(&Message::Open(open), &modern(Peering::External));
 
@@ -244,7 +244,10 @@ mod update {
             ("40020e 0203 00000001 00000002 000186a0", A::AsPath(AsPath::sequence([1, 2, 100_000]))),
             (
                 "40020c 0201 00000001 0101 00000002",
-                A::AsPath(AsPath(vec![segment(SegmentKind::Sequence, &[1]), segment(SegmentKind::Set, &[2])])),
+                A::AsPath(AsPath(vec![
+                    segment(SegmentKind::Sequence, &[1]),
+                    segment(SegmentKind::Set, &[2]),
+                ])),
             ),
             ("400304 c0000201", A::NextHop(Ipv4Addr::new(192, 0, 2, 1))),
             ("800404 00000032", A::MultiExitDisc(50)),
@@ -273,10 +276,8 @@ mod update {
         assert_eq!(again(&Message::Update(update), &old), message);
 
         // What does not fit goes as AS_TRANS, with the truth beside it (RFC 6793 §4.2.2).
-        let update = Update {
-            attributes: vec![Attribute::AsPath(AsPath::sequence([100_000]))],
-            ..Update::default()
-        };
+        let update =
+            Update { attributes: vec![Attribute::AsPath(AsPath::sequence([100_000]))], ..Update::default() };
         let mut bytes = Vec::new();
         Message::Update(update).encode(&old, &mut bytes).unwrap();
         assert_eq!(bytes, body("", "400204 0201 5ba0 c01106 0201 000186a0", ""));
@@ -287,7 +288,7 @@ mod update {
     #[test]
     fn both_families_in_one_message() {
         let update = decode("18 cb0071", &format!("{REACH} {BASE}"), NLRI, Peering::External);
-        let all = |prefixes: Vec<IpNet>| prefixes.iter().map(|p| p.to_string()).collect::<Vec<_>>();
+        let all = |prefixes: Vec<IpNet>| prefixes.iter().map(ToString::to_string).collect::<Vec<_>>();
         assert_eq!(all(update.announced().collect()), ["198.51.100.7/32", "2001:db8::7/128"]);
         assert_eq!(all(update.withdrawn().collect()), ["203.0.113.0/24"]);
         let bytes = again(&Message::Update(update), &modern(Peering::External));
@@ -297,7 +298,8 @@ mod update {
 
     #[test]
     fn end_of_rib_of_each_family() {
-        for (family, bytes) in [(Family::V4, body("", "", "")), (Family::V6, body("", "800f03 0002 01", ""))] {
+        for (family, bytes) in [(Family::V4, body("", "", "")), (Family::V6, body("", "800f03 0002 01", ""))]
+        {
             let mark = Update::end_of_rib(family);
             assert_eq!(mark.is_end_of_rib(), Some(family));
             assert_eq!(again(&Message::Update(mark), &modern(Peering::External)), bytes);
@@ -401,7 +403,12 @@ mod update {
             ("AS_PATH missing", format!("40010100 {next_hop}"), 3, 2),
             ("NEXT_HOP missing", format!("40010100 {path}"), 3, 3),
             ("AS_PATH segment of type 5", format!("40010100 {next_hop} 40020605 01 0000fde9"), 11, 2),
-            ("AS_PATH segment of a confederation", format!("40010100 {next_hop} 40020603 01 0000fde9"), 11, 2),
+            (
+                "AS_PATH segment of a confederation",
+                format!("40010100 {next_hop} 40020603 01 0000fde9"),
+                11,
+                2,
+            ),
             ("AS_PATH segment empty", format!("40010100 {next_hop} 400202 0200"), 11, 2),
             ("AS_PATH segment overrun", format!("40010100 {next_hop} 40020602 02 0000fde9"), 11, 2),
             ("AS_PATH stray octet", format!("40010100 {next_hop} 40020702 01 0000fde9 02"), 11, 2),
@@ -493,7 +500,8 @@ mod update {
     /// RFC 7606 §3g: of an attribute that is there twice, the first counts.
     #[test]
     fn the_first_of_two_counts() {
-        let update = decode("", &format!("{BASE} 400101 02 800404 00000001 800404 00000002"), NLRI, Peering::External);
+        let update =
+            decode("", &format!("{BASE} 400101 02 800404 00000001 800404 00000002"), NLRI, Peering::External);
         assert!(update.attributes.contains(&Attribute::Origin(Origin::Igp)));
         assert!(update.attributes.contains(&Attribute::MultiExitDisc(1)));
     }
@@ -509,11 +517,11 @@ mod update {
     #[test]
     fn what_others_fell_over() {
         for attribute in [
-            "c0ff00",                                  // attribute 255, empty
-            "c01704 00000000",                         // tunnel encapsulation, corrupt
-            "c02800",                                  // prefix SID, empty
-            "c0280a 00000000000000000000",             // prefix SID, all zero
-            "801c04 00000000",                         // optional, not transitive, unknown
+            "c0ff00",                                    // attribute 255, empty
+            "c01704 00000000",                           // tunnel encapsulation, corrupt
+            "c02800",                                    // prefix SID, empty
+            "c0280a 00000000000000000000",               // prefix SID, all zero
+            "801c04 00000000",                           // optional, not transitive, unknown
             "c01106 0201 000186a0 c01106 0201 000186a0", // AS4_PATH from a new speaker, twice
         ] {
             let message = body("", &format!("{attribute} {BASE}"), NLRI);
@@ -534,10 +542,7 @@ mod update {
         for update in [
             Update { withdrawn: many.clone(), ..Update::default() },
             Update { announced: many.clone(), ..Update::default() },
-            Update {
-                attributes: vec![Attribute::Communities(vec![0; 20_000])],
-                ..Update::default()
-            },
+            Update { attributes: vec![Attribute::Communities(vec![0; 20_000])], ..Update::default() },
         ] {
             let message = Message::Update(update);
             assert_eq!(message.encode(&modern(Peering::External), &mut out), Err(EncodeError::TooLong));
@@ -555,9 +560,9 @@ mod pack {
         (0..count)
             .map(|index| match family {
                 Family::V4 => IpNet::V4(Ipv4Net::from(Ipv4Addr::from(0x0a00_0000 + index))),
-                Family::V6 => {
-                    IpNet::V6(Ipv6Net::from(std::net::Ipv6Addr::from(0x2001_0db8_u128 << 96 | u128::from(index))))
-                }
+                Family::V6 => IpNet::V6(Ipv6Net::from(std::net::Ipv6Addr::from(
+                    0x2001_0db8_u128 << 96 | u128::from(index),
+                ))),
             })
             .collect()
     }
@@ -697,7 +702,9 @@ fn updates() -> impl Strategy<Value = Update> {
             prop::collection::vec(any::<(u32, u32, u32)>(), 1..30).prop_map(Attribute::LargeCommunities),
         ),
         proptest::option::of(reach),
-        proptest::option::of(prefixes6().prop_map(|p| Attribute::MpUnreach(MpUnreach::Unicast(Prefixes::V6(p))))),
+        proptest::option::of(
+            prefixes6().prop_map(|p| Attribute::MpUnreach(MpUnreach::Unicast(Prefixes::V6(p)))),
+        ),
         proptest::option::of(unknown),
         any::<bool>(),
     );

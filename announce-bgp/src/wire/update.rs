@@ -191,7 +191,11 @@ impl Update {
 }
 
 /// Appends attributes, which are ordered by type, with MP_REACH_NLRI first; `None` if one is too long.
-pub(super) fn encode_attributes(attributes: &[Attribute], context: &Context, out: &mut Vec<u8>) -> Option<()> {
+pub(super) fn encode_attributes(
+    attributes: &[Attribute],
+    context: &Context,
+    out: &mut Vec<u8>,
+) -> Option<()> {
     let first = |attribute: &&Attribute| attribute.code() == attribute::MP_REACH_NLRI;
     let has_as4_path = attributes.iter().any(|attribute| matches!(attribute, Attribute::As4Path(_)));
     for attribute in attributes.iter().filter(first).chain(attributes.iter().filter(|one| !first(one))) {
@@ -210,11 +214,8 @@ pub(super) fn encode_attributes(attributes: &[Attribute], context: &Context, out
 /// Flags, type and value of the next attribute; `None` if it is cut short.
 fn split_attribute<'a>(reader: &mut Reader<'a>) -> Option<(u8, u8, &'a [u8])> {
     let (flags, code) = (reader.u8()?, reader.u8()?);
-    let length = if flags & attribute::EXTENDED_LENGTH != 0 {
-        reader.u16()?
-    } else {
-        u16::from(reader.u8()?)
-    };
+    let length =
+        if flags & attribute::EXTENDED_LENGTH != 0 { reader.u16()? } else { u16::from(reader.u8()?) };
     Some((flags, code, reader.take(usize::from(length))?))
 }
 
