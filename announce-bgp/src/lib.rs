@@ -5,6 +5,9 @@ mod config;
 #[cfg(feature = "tokio")]
 mod driver;
 pub mod machine;
+#[cfg(feature = "manifest")]
+#[cfg_attr(docsrs, doc(cfg(feature = "manifest")))]
+pub mod manifest;
 #[cfg(feature = "tokio")]
 mod transport;
 pub mod wire;

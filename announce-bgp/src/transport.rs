@@ -84,7 +84,13 @@ impl Tcp {
         Ok(Self { local_as, listeners })
     }
 
-    fn options(&self, socket: socket2::SockRef<'_>, peer: &PeerConfig) -> io::Result<()> {
+    /// Where it listens.
+    #[cfg(test)]
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
+        self.listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+    }
+
+    fn options(&self, socket: &socket2::SockRef<'_>, peer: &PeerConfig) -> io::Result<()> {
         socket.set_tcp_nodelay(true)?;
         // The kernel's keepalives say at once that the other end has forgotten the connection.
         socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(Duration::from_secs(30)))?;
@@ -111,7 +117,7 @@ impl Transport for Tcp {
         let target = SocketAddr::new(peer.address, peer.port);
         let socket = Socket::new(Domain::for_address(target), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_nonblocking(true)?;
-        self.options((&socket).into(), &peer)?;
+        self.options(&(&socket).into(), &peer)?;
         if let Some(source) = peer.source {
             socket.bind(&SocketAddr::new(source, 0).into())?;
         }
@@ -137,6 +143,6 @@ impl Transport for Tcp {
     }
 
     fn configure(&self, stream: &TcpStream, peer: &PeerConfig) -> io::Result<()> {
-        self.options(stream.into(), peer)
+        self.options(&stream.into(), peer)
     }
 }

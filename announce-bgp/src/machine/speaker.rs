@@ -155,7 +155,7 @@ impl Speaker {
     /// Takes in what happened.
     pub fn handle(&mut self, now: Instant, input: Input<'_>) {
         match input {
-            Input::Desired(set) => self.set_desired(now, set),
+            Input::Desired(set) => self.set_desired(now, &set),
             Input::Renew(lease, until) => self.renew(now, lease, until),
             Input::Peers(peers) => self.set_peers(now, &peers),
             Input::Connected { connection, local } => {
@@ -343,7 +343,7 @@ impl Speaker {
         }
     }
 
-    fn set_desired(&mut self, now: Instant, set: Arc<AnnounceSet>) {
+    fn set_desired(&mut self, now: Instant, set: &Arc<AnnounceSet>) {
         if set.generation < self.desired.generation || self.stopped {
             return;
         }

@@ -93,9 +93,9 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(config: BgpConfig) -> Self {
+    fn new(config: &BgpConfig) -> Self {
         let now = Instant::from_millis(1_000_000);
-        let speaker = Speaker::new(now, &config, 7).unwrap();
+        let speaker = Speaker::new(now, config, 7).unwrap();
         let mut bench =
             Self { speaker, now, dialled: Vec::new(), closed: Vec::new(), status: AnnounceStatus::default() };
         bench.settle();
@@ -103,7 +103,7 @@ impl Bench {
     }
 
     fn with(peer: PeerConfig) -> Self {
-        Self::new(BgpConfig::new(LOCAL_AS, LOCAL_ID).peer(peer))
+        Self::new(&BgpConfig::new(LOCAL_AS, LOCAL_ID).peer(peer))
     }
 
     /// With one peer whose session is established, and all that it said so far taken.
@@ -249,7 +249,7 @@ mod session {
 
     #[test]
     fn an_as_that_needs_four_octets_is_named_twice() {
-        let mut bench = Bench::new(BgpConfig::new(100_000, LOCAL_ID).peer(tor()));
+        let mut bench = Bench::new(&BgpConfig::new(100_000, LOCAL_ID).peer(tor()));
         let connection = bench.connect();
         let said = bench.said(connection);
         let [Message::Open(open)] = said.as_slice() else { panic!("{said:?}") };
@@ -602,7 +602,7 @@ mod calls {
         assert_eq!(bench.state(), State::Established);
         // Which of two peers of one address calls, nobody can tell.
         let twin = PeerConfig { name: "twin".into(), port: 1179, ..tor() };
-        let mut bench = Bench::new(BgpConfig::new(LOCAL_AS, LOCAL_ID).peer(tor()).peer(twin));
+        let mut bench = Bench::new(&BgpConfig::new(LOCAL_AS, LOCAL_ID).peer(tor()).peer(twin));
         assert_eq!(farewell(bench.speaker.accept(bench.now, caller, LOCAL)), [cease(5)]);
     }
 
@@ -884,7 +884,7 @@ mod routes {
 
     #[test]
     fn only_the_peers_that_a_route_names_are_told() {
-        let mut bench = Bench::new(BgpConfig::new(LOCAL_AS, LOCAL_ID).peer(tor()).peer(PeerConfig::new(
+        let mut bench = Bench::new(&BgpConfig::new(LOCAL_AS, LOCAL_ID).peer(tor()).peer(PeerConfig::new(
             "other",
             "192.0.2.2".parse().unwrap(),
             RemoteAs::External,
@@ -945,7 +945,7 @@ mod routes {
         assert_eq!(bench.said(connection), []);
         assert!(bench.silent_reason("198.51.100.7").starts_with("AttributesTooLong: peer tor"));
 
-        let mut bench = Bench::new(BgpConfig::new(LOCAL_AS, LOCAL_ID));
+        let mut bench = Bench::new(&BgpConfig::new(LOCAL_AS, LOCAL_ID));
         bench.handle(Input::Desired(set(1, &[host("198.51.100.7")])));
         assert!(bench.silent_reason("198.51.100.7").starts_with("NoPeer: no BGP peer is configured"));
     }
@@ -1231,8 +1231,9 @@ proptest! {
         pair.run(secs(60));
         prop_assert_eq!(pair.states(), (State::Established, State::Established));
         prop_assert_eq!(pair.wires.len(), 1, "connections are left over");
-        for (index, router) in pair.ends.iter().map(|end| &end.heard).enumerate() {
+        for (index, router) in pair.wires[0].heard.iter().enumerate() {
             prop_assert_eq!(router.rib.len(), 1, "speaker {}", index);
+            prop_assert_eq!(router.ends, 2, "speaker {}", index);
         }
     }
 
@@ -1278,7 +1279,6 @@ struct Pair {
 struct End {
     speaker: Speaker,
     address: IpAddr,
-    heard: Router,
 }
 
 struct Wire {
@@ -1287,6 +1287,8 @@ struct Wire {
     queues: [std::collections::VecDeque<(Instant, Option<Vec<u8>>)>; 2],
     /// When the call arrives at the end that did not make it.
     rings: Option<(Instant, usize, IpAddr)>,
+    /// What either end was told on it.
+    heard: [Router; 2],
 }
 
 impl Pair {
@@ -1300,7 +1302,7 @@ impl Pair {
             let vip = IpAddr::from([198, 51, 100, index as u8]);
             let set = AnnounceSet::new(1, [(vip, Announcement::routes([Route::new(vip.into())]))]);
             speaker.handle(now, Input::Desired(Arc::new(set)));
-            End { speaker, address: address(index), heard: Router::default() }
+            End { speaker, address: address(index) }
         };
         Self { ends: [end(0, first), end(1, second)], now, wires: Vec::new(), delays, turn: 0 }
     }
@@ -1331,7 +1333,12 @@ impl Pair {
                         let rings = Some((self.delay(), 1 - index, self.ends[index].address));
                         let mut names = [None, None];
                         names[index] = Some(connection);
-                        self.wires.push(Wire { names, queues: Default::default(), rings });
+                        self.wires.push(Wire {
+                            names,
+                            rings,
+                            queues: Default::default(),
+                            heard: Default::default(),
+                        });
                     }
                     Event::Close { connection, farewell } => {
                         let wire = self.wires.iter().position(|wire| wire.names[index] == Some(connection));
@@ -1401,14 +1408,10 @@ impl Pair {
                 while arrived(&wire.queues[index]) {
                     let Some((_, what)) = wire.queues[index].pop_front() else { break };
                     let Some(connection) = wire.names[index] else { continue };
-                    let End { speaker, heard, .. } = &mut self.ends[index];
+                    let speaker = &mut self.ends[index].speaker;
                     match what {
                         Some(bytes) => {
-                            let updates = messages(&bytes);
-                            if updates.iter().any(|message| matches!(message, Message::Open(_))) {
-                                *heard = Router::default();
-                            }
-                            heard.take(&bytes);
+                            wire.heard[index].take(&bytes);
                             speaker.handle(self.now, Input::Received { connection, bytes: &bytes });
                         }
                         None => {

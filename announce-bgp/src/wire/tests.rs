@@ -288,7 +288,7 @@ mod update {
     #[test]
     fn both_families_in_one_message() {
         let update = decode("18 cb0071", &format!("{REACH} {BASE}"), NLRI, Peering::External);
-        let all = |prefixes: Vec<IpNet>| prefixes.iter().map(|p| p.to_string()).collect::<Vec<_>>();
+        let all = |prefixes: Vec<IpNet>| prefixes.iter().map(ToString::to_string).collect::<Vec<_>>();
         assert_eq!(all(update.announced().collect()), ["198.51.100.7/32", "2001:db8::7/128"]);
         assert_eq!(all(update.withdrawn().collect()), ["203.0.113.0/24"]);
         let bytes = again(&Message::Update(update), &modern(Peering::External));
