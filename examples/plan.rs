@@ -9,14 +9,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
-use std::io::{self, Write as _};
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
 use lbcore::allocator::{IpAllocator, PoolAllocator, Usage};
 use lbcore::condition::Status;
-use lbcore::id::{OwnerKey, PoolName};
+use lbcore::id::{NodeName, OwnerKey, PoolName};
 use lbcore::plan::{self, Endpoints, Outlook, World};
 use lbcore_examples::files;
 use serde_json::json;
@@ -27,7 +27,7 @@ use serde_json::json;
 /// (creationTimestamp), then by name. Nothing is changed anywhere.
 #[derive(Debug, Parser)]
 #[command(after_help = "Exit status: 0 all have their addresses, 1 some were refused one, 2 bad input.")]
-struct Args {
+pub(crate) struct Args {
     /// YAML or JSON of MetalLB, Kubernetes and the Gateway API: files, folders, or - for the standard input
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
@@ -46,46 +46,52 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let code = run(&Args::parse(), &mut io::stdout().lock(), &mut io::stderr().lock());
+    // A reader that has seen enough, as `head`, is no error.
+    ExitCode::from(code.unwrap_or(0))
+}
+
+/// Plans, and returns the exit status.
+pub(crate) fn run(args: &Args, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<u8> {
     let files = files::read(&args.paths);
     if files.is_empty() {
-        eprintln!("error: no .yaml, .yml or .json file there: name a file, or a folder that has some");
-        return ExitCode::from(2);
+        writeln!(err, "error: no .yaml, .yml or .json file there: name a file, or a folder that has some")?;
+        return Ok(2);
     }
     let mut corpus = files::corpus();
     let report = corpus.load(&files);
     for notice in &report.notices {
-        eprintln!("notice: {notice}");
+        writeln!(err, "notice: {notice}")?;
     }
     for problem in &report.problems {
-        eprintln!("error: {problem}");
+        writeln!(err, "error: {problem}")?;
     }
     if !report.problems.is_empty() {
         let count = report.problems.len();
-        eprintln!(
-            "{count} {} in the input, nothing was planned",
-            if count == 1 { "error" } else { "errors" }
-        );
-        return ExitCode::from(2);
+        let errors = if count == 1 { "error" } else { "errors" };
+        writeln!(err, "{count} {errors} in the input, nothing was planned")?;
+        return Ok(2);
     }
 
     let mut world = files::world(corpus.objects());
-    world.class = args.class.map(Into::into);
+    world.class = args.class.as_deref().map(Into::into);
     world.ignore_exclude_label = args.ignore_exclude_label;
     if world.endpoints == Endpoints::Everywhere {
-        eprintln!("notice: no EndpointSlice in the input: every service is taken as serving on every node");
+        writeln!(
+            err,
+            "notice: no EndpointSlice in the input: every service is taken as serving on every node"
+        )?;
     }
     if world.nodes.is_empty() {
-        eprintln!("notice: no Node in the input: no nodes are listed, and nodeSelectors are not judged");
+        writeln!(err, "notice: no Node in the input: no nodes are listed, and nodeSelectors are not judged")?;
     }
     let mut allocator = PoolAllocator::new();
     let allocations = plan::allocate(&mut allocator, &world);
     let outlooks = plan::outlook(&world, &allocations);
 
     let text = if args.json { lines(&outlooks) } else { table(&world, &outlooks, &allocator.usage()) };
-    // A reader that has seen enough, as `head`, is no error.
-    let _ = io::stdout().lock().write_all(text.as_bytes());
-    ExitCode::from(u8::from(outlooks.values().any(is_refused)))
+    out.write_all(text.as_bytes())?;
+    Ok(u8::from(outlooks.values().any(is_refused)))
 }
 
 /// Whether it should have an address of ours and has not got what it asks for.
@@ -107,22 +113,33 @@ fn lines(outlooks: &BTreeMap<OwnerKey, Outlook>) -> String {
     let mut text = String::new();
     for (owner, outlook) in outlooks {
         let OwnerKey::Service(name) = owner else { continue };
-        let fields = [
-            ("service", json!(name.to_string())),
-            ("addresses", json!(outlook.addresses)),
-            ("pool", json!(outlook.pool.as_ref().map(PoolName::as_str))),
-            ("nodes", json!(outlook.nodes().iter().map(|node| node.as_str()).collect::<Vec<_>>())),
-            ("via", json!(via(outlook))),
-            (
-                "error",
-                json!(outlook.obstacle().map(|why| json!({"reason": why.reason, "message": why.message}))),
-            ),
-        ];
-        // By hand, so that the fields come in the order in which they are read.
-        let fields: Vec<_> = fields.iter().map(|(key, value)| format!("\"{key}\":{value}")).collect();
-        let _ = writeln!(text, "{{{}}}", fields.join(","));
+        let error = outlook.obstacle().map_or_else(
+            || "null".to_owned(),
+            |why| {
+                object(&[
+                    ("reason", json!(why.reason).to_string()),
+                    ("message", json!(why.message).to_string()),
+                ])
+            },
+        );
+        let nodes: Vec<_> = outlook.nodes().into_iter().map(NodeName::as_str).collect();
+        let line = object(&[
+            ("service", json!(name.to_string()).to_string()),
+            ("addresses", json!(outlook.addresses).to_string()),
+            ("pool", json!(outlook.pool.as_ref().map(PoolName::as_str)).to_string()),
+            ("nodes", json!(nodes).to_string()),
+            ("via", json!(via(outlook)).to_string()),
+            ("error", error),
+        ]);
+        let _ = writeln!(text, "{line}");
     }
     text
+}
+
+/// A JSON object whose fields stay in the order in which they are read.
+fn object(fields: &[(&str, String)]) -> String {
+    let fields: Vec<_> = fields.iter().map(|(key, value)| format!("\"{key}\":{value}")).collect();
+    format!("{{{}}}", fields.join(","))
 }
 
 /// The same for a person, with Gateways and pools.
@@ -169,9 +186,7 @@ fn table(world: &World, outlooks: &BTreeMap<OwnerKey, Outlook>, usage: &BTreeMap
         let parts: Vec<_> = families
             .iter()
             .filter(|(_, assigned, available)| assigned.get() > 0 || available.get() > 0)
-            .map(|(family, assigned, available)| {
-                format!("{assigned} {family} addresses in use, {available} free")
-            })
+            .map(|(family, assigned, available)| format!("{family} {assigned} in use, {available} free"))
             .collect();
         let draining = if pool.draining { " (drains)" } else { "" };
         let _ = writeln!(text, "pool {}{draining}: {}", pool.name, parts.join("; "));
@@ -182,7 +197,7 @@ fn table(world: &World, outlooks: &BTreeMap<OwnerKey, Outlook>, usage: &BTreeMap
     let served = outlooks.values().filter(|outlook| !outlook.addresses.is_empty()).count();
     let _ = writeln!(
         text,
-        "{} in all: {served} with an address, {refused} refused one; {unannounced} of those with one are announced by nobody",
+        "{served} of {} have an address, {refused} were refused one, {unannounced} with one are announced by nobody",
         outlooks.len()
     );
     text
