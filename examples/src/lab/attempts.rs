@@ -68,23 +68,33 @@ pub enum Record {
     NotStarted(u64),
 }
 
+impl fmt::Display for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Fresh => "fresh",
+            Self::KeptAlive => "kept",
+        })
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Answered(version) => write!(f, "answered {version}"),
+            Self::Refused => f.write_str("refused"),
+            Self::Silent => f.write_str("silent"),
+            Self::Unreachable => f.write_str("unreachable"),
+            Self::Cut => f.write_str("cut"),
+            Self::Status(code) => write!(f, "status {code}"),
+        }
+    }
+}
+
 impl fmt::Display for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Attempt(attempt) => {
-                let connection = match attempt.connection {
-                    Connection::Fresh => "fresh",
-                    Connection::KeptAlive => "kept",
-                };
-                write!(f, "{connection} {} {} ", attempt.start.as_nanos(), attempt.end.as_nanos())?;
-                match &attempt.outcome {
-                    Outcome::Answered(version) => write!(f, "answered {version}"),
-                    Outcome::Refused => f.write_str("refused"),
-                    Outcome::Silent => f.write_str("silent"),
-                    Outcome::Unreachable => f.write_str("unreachable"),
-                    Outcome::Cut => f.write_str("cut"),
-                    Outcome::Status(code) => write!(f, "status {code}"),
-                }
+            Self::Attempt(Attempt { start, end, connection, outcome }) => {
+                write!(f, "{connection} {} {} {outcome}", start.as_nanos(), end.as_nanos())
             }
             Self::IdleCut(at) => write!(f, "idle-cut {}", at.as_nanos()),
             Self::NotStarted(count) => write!(f, "not-started {count}"),
@@ -267,7 +277,13 @@ mod tests {
     fn the_gap_of_a_fault() {
         let closed = |from, to| Gap::Closed { from: at(from), to: at(to) };
         let cases = [
-            Case { name: "nothing fails", picture: format!("...{TWENTY}"), fault: 2, repair: 20, gap: Gap::None },
+            Case {
+                name: "nothing fails",
+                picture: format!("...{TWENTY}"),
+                fault: 2,
+                repair: 20,
+                gap: Gap::None,
+            },
             Case {
                 name: "from the last success before to the first of twenty after",
                 picture: format!("...rrrr{TWENTY}"),
@@ -391,14 +407,20 @@ mod tests {
 
     #[test]
     fn the_log_is_ordered_by_the_start() {
-        let mut log = vec![attempt(3, 3, Outcome::Refused), attempt(1, 201, Outcome::Silent), attempt(2, 3, answered())];
+        let mut log = vec![
+            attempt(3, 3, Outcome::Refused),
+            attempt(1, 201, Outcome::Silent),
+            attempt(2, 3, answered()),
+        ];
         sort(&mut log);
         assert_eq!(log.iter().map(|attempt| attempt.start).collect::<Vec<_>>(), [at(1), at(2), at(3)]);
     }
 
     #[test]
     fn records_read_back_as_they_were_written() {
-        let kept = |outcome| Record::Attempt(Attempt { connection: Connection::KeptAlive, ..attempt(1, 2, outcome) });
+        let kept = |outcome| {
+            Record::Attempt(Attempt { connection: Connection::KeptAlive, ..attempt(1, 2, outcome) })
+        };
         for (record, line) in [
             (Record::Attempt(attempt(1, 2, answered())), "fresh 1000000 2000000 answered appv1"),
             (kept(Outcome::Refused), "kept 1000000 2000000 refused"),
@@ -412,7 +434,15 @@ mod tests {
             assert_eq!(record.to_string(), line);
             assert_eq!(line.parse::<Record>().unwrap(), record);
         }
-        for bad in ["", "fresh", "fresh 1 2", "fresh 1 x refused", "kept 1 2 status 99999", "idle-cut", "hello world"] {
+        for bad in [
+            "",
+            "fresh",
+            "fresh 1 2",
+            "fresh 1 x refused",
+            "kept 1 2 status 99999",
+            "idle-cut",
+            "hello world",
+        ] {
             bad.parse::<Record>().unwrap_err();
         }
     }

@@ -79,7 +79,9 @@ pub(super) fn parse(bytes: &[u8]) -> Answer {
     let body = bytes.get(end + 4..).unwrap_or_default();
     match body.get(..length) {
         None => Answer::Partial,
-        Some(body) => Answer::Complete { status, body: String::from_utf8_lossy(body).trim().to_owned(), close },
+        Some(body) => {
+            Answer::Complete { status, body: String::from_utf8_lossy(body).trim().to_owned(), close }
+        }
     }
 }
 
@@ -92,7 +94,10 @@ mod tests {
         let complete = |status, body: &str, close| Answer::Complete { status, body: body.to_owned(), close };
         for (bytes, expected) in [
             ("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nappv1", complete(200, "appv1", false)),
-            ("HTTP/1.1 200 OK\r\nContent-Length: 7\r\nConnection: close\r\n\r\n appv1\n", complete(200, "appv1", true)),
+            (
+                "HTTP/1.1 200 OK\r\nContent-Length: 7\r\nConnection: close\r\n\r\n appv1\n",
+                complete(200, "appv1", true),
+            ),
             ("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n", complete(404, "", false)),
             ("", Answer::Partial),
             ("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nappv", Answer::Partial),

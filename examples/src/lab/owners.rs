@@ -193,14 +193,19 @@ mod tests {
 
     fn bytes(hex: &str) -> Vec<u8> {
         let digits: Vec<u8> = hex.bytes().filter(u8::is_ascii_hexdigit).collect();
-        digits.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
+        digits
+            .chunks(2)
+            .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
+            .collect()
     }
 
     #[test]
     fn frames_that_claim_an_address() {
         let v6 = IpAddr::V6("2001:db8::201".parse().unwrap());
         let ip6 = |source: &str, icmp: &str| {
-            format!("3333ff000201 020000000001 86dd 60000000 0020 3a ff {source} ff0200000000000000000001ff000201 {icmp}")
+            format!(
+                "3333ff000201 020000000001 86dd 60000000 0020 3a ff {source} ff0200000000000000000001ff000201 {icmp}"
+            )
         };
         let target = "20010db8000000000000000000000201";
         let unspecified = "00000000000000000000000000000000";

@@ -1,0 +1,73 @@
+//! What can be done to the owner of an address, and how it is repaired.
+
+use clap::ValueEnum;
+use nix::sys::signal::Signal;
+
+use super::LabError;
+use super::cluster::Cluster;
+
+/// The kinds of faults.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FaultKind {
+    /// The node's process is killed; its kernel still closes its connections
+    Process,
+    /// The node's cable is cut, then all its processes are killed: nothing is heard of it again
+    Node,
+    /// The node's cable is cut, and mended later
+    Cable,
+    /// The node is told to give its addresses up
+    Drain,
+}
+
+impl FaultKind {
+    /// As options, events and the summary name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Process => "process",
+            Self::Node => "node",
+            Self::Cable => "cable",
+            Self::Drain => "drain",
+        }
+    }
+
+    /// What is done to `node`, for a person.
+    pub(super) fn deed(self, node: &str) -> String {
+        match self {
+            Self::Process => format!("the process of {node} is killed"),
+            Self::Node => format!("{node} loses its power"),
+            Self::Cable => format!("the cable of {node} is cut"),
+            Self::Drain => format!("{node} is drained"),
+        }
+    }
+
+    /// How that is repaired, for a person.
+    pub(super) fn remedy(self, node: &str) -> String {
+        match self {
+            Self::Process => format!("the process of {node} is started again"),
+            Self::Node => format!("{node} gets its power back"),
+            Self::Cable => format!("the cable of {node} is mended"),
+            Self::Drain => format!("{node} is given back to the cluster"),
+        }
+    }
+
+    /// Does it.
+    pub(super) fn make(self, cluster: &mut Cluster, node: &str) -> Result<(), LabError> {
+        match self {
+            Self::Process => cluster.kill(node),
+            // In this order: a kernel whose cable is cut cannot say goodbye for its processes.
+            Self::Node => cluster.cut(node).and_then(|()| cluster.kill(node)),
+            Self::Cable => cluster.cut(node),
+            Self::Drain => cluster.signal(node, Signal::SIGUSR1),
+        }
+    }
+
+    /// Undoes it. Whether the node's process must be started again.
+    pub(super) fn repair(self, cluster: &mut Cluster, node: &str) -> Result<bool, LabError> {
+        match self {
+            Self::Process => Ok(true),
+            Self::Node => cluster.restore(node).map(|()| true),
+            Self::Cable => cluster.restore(node).map(|()| false),
+            Self::Drain => cluster.signal(node, Signal::SIGUSR2).map(|()| false),
+        }
+    }
+}

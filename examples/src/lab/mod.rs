@@ -1,0 +1,221 @@
+//! The lab: three nodes, a client and two versions of a web application on one segment, in namespaces, without root.
+//!
+//! It allocates the addresses that the manifests ask for, lets the nodes elect an owner, answer ARP and route HTTP,
+//! then breaks things while the client keeps asking, and measures what the client noticed. The nodes run the very
+//! code of the `node` example; everything is judged from outside: by the client ([`attempts`]) and by the frames on
+//! the segment ([`owners`]).
+
+pub mod attempts;
+mod cluster;
+mod faults;
+mod http;
+mod observe;
+pub mod owners;
+mod probe;
+pub mod report;
+mod run;
+mod scenario;
+mod story;
+
+use std::ffi::OsString;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, ExitStatus};
+
+use clap::Parser;
+use lbcore::time::{Duration, Instant};
+
+use crate::netns::{self, Entered};
+
+pub use faults::FaultKind;
+pub use probe::ProbeArgs;
+pub use run::{Options, run};
+pub use scenario::{App, Node, Scenario};
+
+/// Why the lab could not do its work. (That a fault was not recovered from is a result, not an error.)
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LabError {
+    /// A namespace, cable or address could not be made.
+    #[error("cannot build the segment: {0}")]
+    Network(#[from] netns::Error),
+    /// The manifests do not describe a lab.
+    #[error("{0}")]
+    Manifests(String),
+    /// A program could not be started.
+    #[error("cannot start the program of {name}")]
+    Start {
+        /// On which machine.
+        name: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// A program could not be signalled.
+    #[error("cannot send a signal")]
+    Signal(#[source] io::Error),
+    /// A file of the lab's own could not be written.
+    #[error("cannot write {path}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A program ended by itself.
+    #[error("the program of {name} ended by itself ({status}); its last words:{last_words}")]
+    Ended {
+        /// On which machine.
+        name: String,
+        /// How.
+        status: ExitStatus,
+        /// The end of its output.
+        last_words: String,
+    },
+    /// No request was answered.
+    #[error("no request to {target} was answered within {within:?}; {last}")]
+    NoAnswer {
+        /// The address asked.
+        target: SocketAddr,
+        /// The time given.
+        within: Duration,
+        /// What the last attempt got.
+        last: String,
+    },
+    /// A node did not become ready.
+    #[error("{name} was not ready within {within:?}; its last words:{last_words}")]
+    NotReady {
+        /// Which.
+        name: String,
+        /// The time given.
+        within: Duration,
+        /// The end of its output.
+        last_words: String,
+    },
+    /// Nobody claimed the address on the wire.
+    #[error("no node claims {0} on the wire")]
+    NoOwner(std::net::IpAddr),
+    /// A machine that the scenario does not have.
+    #[error("there is no machine {0}")]
+    NoSuchMachine(String),
+    /// The probe or the tap stopped working.
+    #[error("{0}")]
+    Instrument(String),
+}
+
+/// Three load-balancing nodes, a client and a web application, on one network segment in your machine
+///
+/// Builds the segment in network namespaces (no root needed), allocates the addresses that the manifests ask for,
+/// elects the node that answers for them, and routes the client's requests to two versions of the application. Then
+/// it breaks the owner in several ways, each repaired before the next, while the client asks once a millisecond, and
+/// tells what the client noticed.
+///
+/// Exit code: 0 if nothing failed outside the gaps, every fault was recovered from and no address had two owners;
+/// 1 if not; 2 if the lab could not run at all.
+#[derive(Debug, Parser)]
+#[command(name = "lab")]
+struct LabArgs {
+    #[command(flatten)]
+    options: Options,
+
+    /// Folder of MetalLB, Kubernetes and Gateway API documents [default: examples/manifests/lab of the repository]
+    #[arg(long, value_name = "DIR")]
+    manifests: Option<PathBuf>,
+}
+
+/// What this program is when the lab starts it again inside a machine.
+#[derive(Debug, Parser)]
+enum Role {
+    #[command(name = RUN_NODE, disable_help_flag = true)]
+    Node {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    #[command(name = RUN_PROBE)]
+    Probe(ProbeArgs),
+    #[command(name = RUN_APP)]
+    App {
+        #[arg(long)]
+        listen: SocketAddr,
+        #[arg(long)]
+        version: String,
+    },
+}
+
+const RUN_NODE: &str = "run-node";
+const RUN_PROBE: &str = "run-probe";
+const RUN_APP: &str = "run-app";
+
+/// The program.
+pub fn main() -> ExitCode {
+    let begin = Instant::now();
+    if let Some(code) = play_role() {
+        return code;
+    }
+    let args = LabArgs::parse();
+    match netns::enter_sandbox() {
+        Ok(Entered::Outside(code)) => code,
+        Ok(Entered::Inside) => match lab(begin, &args) {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::FAILURE,
+            Err(error) => complain(&error),
+        },
+        Err(error) => complain(&error),
+    }
+}
+
+/// Plays the role that [`run`] started this program for, if it did: a node, the client or an application.
+///
+/// A program that calls [`run`] calls this first in its `main`.
+pub fn play_role() -> Option<ExitCode> {
+    let first = std::env::args_os().nth(1)?;
+    if ![RUN_NODE, RUN_PROBE, RUN_APP].iter().any(|role| first == *role) {
+        return None;
+    }
+    Some(play(Role::parse()).unwrap_or_else(|error| complain(&error)))
+}
+
+fn complain(error: &dyn std::error::Error) -> ExitCode {
+    let mut message = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        message = format!("{message}: {cause}");
+        source = cause.source();
+    }
+    eprintln!("lab: {message}");
+    ExitCode::from(2)
+}
+
+fn lab(begin: Instant, args: &LabArgs) -> Result<bool, LabError> {
+    let manifests = match &args.manifests {
+        Some(folder) => folder.clone(),
+        None => PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/manifests/lab")),
+    };
+    let scenario = Scenario::read(&manifests)?;
+    run(begin, &scenario, &args.options, &|node| {
+        let mut command = again(RUN_NODE);
+        command.args(node);
+        command
+    })
+}
+
+/// This program once more, in another role.
+fn again(role: &str) -> Command {
+    let mut command = Command::new("/proc/self/exe");
+    command.arg(role);
+    command
+}
+
+fn play(role: Role) -> io::Result<ExitCode> {
+    match role {
+        Role::Node { args } => {
+            eprintln!("TODO {args:?}");
+            Ok(ExitCode::FAILURE)
+        }
+        Role::Probe(args) => probe::run(&args).map(|()| ExitCode::SUCCESS),
+        Role::App { listen, version } => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(http::serve(listen, version)).map(|()| ExitCode::SUCCESS)
+        }
+    }
+}
