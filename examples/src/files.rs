@@ -17,8 +17,8 @@ pub fn corpus() -> Corpus {
 
 /// MetalLB's and Kubernetes' kinds, and those of the Gateway API.
 fn kinds() -> Kinds {
-    // The kinds of the BGP speaker and of the gateway join here.
-    manifest::kinds(Kinds::new()).closed_group("gateway.networking.k8s.io", GATEWAY_KINDS)
+    // The kinds of the gateway join here.
+    announce_bgp::manifest::kinds(manifest::kinds(Kinds::new())).closed_group("gateway.networking.k8s.io", GATEWAY_KINDS)
 }
 
 /// The kinds of the Gateway API that exist, for those that the router does not read.

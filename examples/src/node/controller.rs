@@ -8,14 +8,17 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use announce_bgp::BgpAnnouncer;
 use lbcore::allocator::{IpAllocator, PoolAllocator};
 use lbcore::announce::{AnnounceSet, AnnounceState, Announcement, Announcer};
 use lbcore::condition::{Condition, Status};
 use lbcore::elect::{Bid, Candidacy, LeaderElector, Ownership, Term};
 use lbcore::id::{NodeName, OwnerKey, Role};
+use lbcore::manifest::Objects;
 use lbcore::plan::{self, Allocations, LocalHealth, World};
 use tokio::time::timeout;
 
+use super::bgp;
 use super::delivery::Delivery;
 use super::events::{Event, Teller};
 use super::forward::Forwarder;
@@ -23,6 +26,7 @@ use super::gateway::Gateways;
 use super::manifests::Manifests;
 use super::readiness::Readiness;
 use super::services;
+use crate::files;
 
 /// How long a withdrawal may take before its address is taken off this machine all the same.
 const WITHDRAWAL: Duration = Duration::from_millis(200);
@@ -35,7 +39,7 @@ pub struct Hands {
     /// Answers on the segment.
     pub l2: Option<Arc<dyn Announcer>>,
     /// Tells the routers.
-    pub bgp: Option<Arc<dyn Announcer>>,
+    pub bgp: Option<BgpAnnouncer>,
     /// Makes addresses end here.
     pub delivery: Option<Delivery>,
     /// Carries plain services.
@@ -45,8 +49,9 @@ pub struct Hands {
 }
 
 impl Hands {
-    fn announcers(&self) -> impl Iterator<Item = (&'static str, &Arc<dyn Announcer>)> {
-        self.l2.iter().map(|l2| ("l2", l2)).chain(self.bgp.iter().map(|bgp| ("bgp", bgp)))
+    fn announcers(&self) -> impl Iterator<Item = (&'static str, &dyn Announcer)> {
+        let l2 = self.l2.iter().map(|l2| ("l2", &**l2));
+        l2.chain(self.bgp.iter().map(|bgp| ("bgp", bgp as &dyn Announcer)))
     }
 }
 
@@ -65,6 +70,8 @@ pub struct Controller {
     bids: BTreeMap<Role, Bid>,
     desired: BTreeMap<&'static str, Arc<AnnounceSet>>,
     deliverable: BTreeSet<IpAddr>,
+    /// What is wrong with the peers that the documents ask for.
+    peer_conditions: Vec<(String, Condition)>,
     /// What is wrong on this machine.
     conditions: Vec<(String, Condition)>,
     told: Told,
@@ -95,6 +102,7 @@ impl Controller {
             bids: BTreeMap::new(),
             desired: BTreeMap::new(),
             deliverable: BTreeSet::new(),
+            peer_conditions: Vec::new(),
             conditions: Vec::new(),
             told: Told::default(),
         }
@@ -120,8 +128,11 @@ impl Controller {
             self.teller.tell(&Event::Notice(notice.to_string()));
         }
         let objects = self.manifests.objects();
-        self.world = lbcore::manifest::world(objects);
-        self.hands.gateways.demand(objects, &mut self.world);
+        self.world = files::world(objects);
+        self.peer_conditions = match &self.hands.bgp {
+            Some(bgp) => set_peers(bgp, objects, &self.me),
+            None => Vec::new(),
+        };
         // Anew from the documents each time: all nodes come to the same allocations, whatever each has seen before.
         let mut allocator = PoolAllocator::default();
         allocator.set_pools(&self.world.pools);
@@ -168,7 +179,7 @@ impl Controller {
             Role::Address(address) => Some(*address),
             _ => None,
         }));
-        let mut conditions = Vec::new();
+        let mut conditions = self.peer_conditions.clone();
         let meanwhile: BTreeSet<IpAddr> = self.deliverable.union(&wanted).copied().collect();
         if let Some(delivery) = &mut self.hands.delivery
             && let Err(error) = delivery.apply(&meanwhile).await
@@ -326,4 +337,14 @@ impl Controller {
             delivery.undo().await;
         }
     }
+}
+
+/// Hands the peers of this node to the speaker. One whose configuration is unchanged keeps its session.
+fn set_peers(bgp: &BgpAnnouncer, objects: &Objects, me: &NodeName) -> Vec<(String, Condition)> {
+    let peers = bgp::peers(objects, me);
+    let mut conditions = peers.conditions;
+    if let Err(error) = bgp.set_peers(peers.peers.into()) {
+        conditions.push(Condition::no("PeersAccepted", "Refused", error.to_string()));
+    }
+    conditions.into_iter().map(|condition| ("bgp".to_owned(), condition)).collect()
 }

@@ -5,6 +5,7 @@
 //! both this function.
 
 pub mod args;
+pub mod bgp;
 pub mod controller;
 pub mod delivery;
 pub mod events;
@@ -18,6 +19,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use announce_bgp::BgpAnnouncer;
 use announce_l2::driver::{self as l2, L2Announcer};
 use elect_gossip::{ClusterKey, GossipElector, Keyring, Timing};
 use lbcore::announce::{Announcer, Stop};
@@ -145,20 +147,23 @@ async fn run(args: &NodeArgs) -> Result<(), NodeError> {
         }
         DeliveryMode::None => None,
     };
+    let mut manifests = Manifests::new(&args.manifests);
+    let bgp = if args.announce.bgp() { Some(start_bgp(args, &me, &mut manifests, &mut announcing)?) } else { None };
     let hands = Hands {
         elector: elector.clone(),
         l2: l2.clone(),
-        bgp: None,
+        bgp: bgp.clone(),
         delivery,
         forwarder: start_forwarder(args, &teller).await?,
         gateways: Gateways::start(&mut serving),
     };
+    // Routes are announced by every node at once: only the segment needs leases.
     let fenced: Vec<Arc<dyn Announcer>> = l2.into_iter().collect();
     announcing.spawn("renewing", |stop| renew(elector.clone(), fenced, stop));
 
     // Taken before the first candidacy, so that no answer to it is missed.
     let mut ownership = elector.ownership();
-    let mut controller = Controller::new(me, teller.clone(), hands, Manifests::new(&args.manifests));
+    let mut controller = Controller::new(me, teller.clone(), hands, manifests);
     let mut checks = Checks::start(&args.checks, args.pace());
     controller.set_readiness(checks.readiness()).await;
     controller.reload().await;
@@ -236,6 +241,22 @@ fn start_l2(args: &NodeArgs, stage: &mut Stage) -> Result<Arc<dyn Announcer>, No
         L2Announcer::new(config).map_err(|error| NodeError::new("cannot answer on the segment", error))?;
     stage.spawn("answering on the segment", |stop| driver.run(stop));
     Ok(Arc::new(announcer))
+}
+
+fn start_bgp(
+    args: &NodeArgs,
+    me: &NodeName,
+    manifests: &mut Manifests,
+    stage: &mut Stage,
+) -> Result<BgpAnnouncer, NodeError> {
+    // What is wrong with them is told when the controller reads them.
+    manifests.load();
+    let speaker = bgp::config(manifests.objects(), me, args.router_id)
+        .map_err(|why| NodeError { what: why, source: None })?;
+    let (announcer, driver) = BgpAnnouncer::new(speaker)
+        .map_err(|error| NodeError::new("the BGP speaker cannot be configured", error))?;
+    stage.spawn("speaking BGP", |stop| driver.run(stop));
+    Ok(announcer)
 }
 
 async fn start_forwarder(args: &NodeArgs, teller: &Teller) -> Result<Option<Forwarder>, NodeError> {
