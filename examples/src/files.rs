@@ -10,6 +10,9 @@ use lbcore::plan::World;
 /// How deep folders are searched: a link that leads back to its own folder ends somewhere.
 const MAX_DEPTH: usize = 32;
 
+/// The controller whose GatewayClasses are ours.
+pub const CONTROLLER: &str = "lbcore.io/gateway-controller";
+
 /// A corpus that reads every kind that this repository knows.
 pub fn corpus() -> Corpus {
     Corpus::new(kinds())
@@ -17,27 +20,16 @@ pub fn corpus() -> Corpus {
 
 /// MetalLB's and Kubernetes' kinds, and those of the Gateway API.
 fn kinds() -> Kinds {
-    // The kinds of the gateway join here.
-    announce_bgp::manifest::kinds(manifest::kinds(Kinds::new())).closed_group("gateway.networking.k8s.io", GATEWAY_KINDS)
+    gateway_router::manifest::kinds(announce_bgp::manifest::kinds(manifest::kinds(Kinds::new())))
 }
-
-/// The kinds of the Gateway API that exist, for those that the router does not read.
-const GATEWAY_KINDS: &[(&str, &str)] = &[
-    ("Gateway", "the gateway reads it"),
-    ("GatewayClass", "the gateway reads it"),
-    ("HTTPRoute", "the gateway reads it"),
-    ("ReferenceGrant", "the gateway reads it"),
-    ("BackendTLSPolicy", "the gateway reads it"),
-    ("GRPCRoute", "gRPC routes are not served"),
-    ("TLSRoute", "TLS routes are not served"),
-    ("TCPRoute", "TCP routes are not served"),
-    ("UDPRoute", "UDP routes are not served"),
-];
 
 /// The world that `objects` describe: Services and Gateways get their addresses by the same door.
 pub fn world(objects: &Objects) -> World {
-    // Each Gateway of ours joins `world.demands` here.
-    manifest::world(objects)
+    let mut world = manifest::world(objects);
+    for demand in gateway_router::manifest::demands(objects, CONTROLLER) {
+        world.demands.insert(demand.owner.clone(), demand);
+    }
+    world
 }
 
 /// The files at `paths`, in the order of `paths` and within a folder by name: files as they are, of a folder and

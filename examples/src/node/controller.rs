@@ -11,7 +11,7 @@ use std::time::Duration;
 use announce_bgp::BgpAnnouncer;
 use lbcore::allocator::{IpAllocator, PoolAllocator};
 use lbcore::announce::{AnnounceSet, AnnounceState, Announcement, Announcer};
-use lbcore::condition::{Condition, Status};
+use lbcore::condition::Condition;
 use lbcore::elect::{Bid, Candidacy, LeaderElector, Ownership, Term};
 use lbcore::id::{NodeName, OwnerKey, Role};
 use lbcore::manifest::Objects;
@@ -167,18 +167,10 @@ impl Controller {
 
     /// Makes this machine, the elector and the announcers do what the plan says.
     pub async fn apply(&mut self) {
-        let objects = self.manifests.objects();
-        let bids = plan::candidacy(&self.world, &self.allocations, &self.me, &self.health);
         let ownership = self.hands.elector.ownership().borrow().clone();
-        let announcements =
-            plan::announce(&self.world, &self.allocations, &ownership, &self.me, &self.health);
 
         // First everything that an announcement relies on …
-        let mut wanted: BTreeSet<IpAddr> = announcements.bgp.keys().copied().collect();
-        wanted.extend(bids.keys().filter_map(|role| match role {
-            Role::Address(address) => Some(*address),
-            _ => None,
-        }));
+        let wanted = self.candidate_addresses();
         let mut conditions = self.peer_conditions.clone();
         let meanwhile: BTreeSet<IpAddr> = self.deliverable.union(&wanted).copied().collect();
         if let Some(delivery) = &mut self.hands.delivery
@@ -188,6 +180,7 @@ impl Controller {
                 .push(("delivery".to_owned(), Condition::no("Deliverable", "Refused", error.to_string())));
         }
         if let Some(forwarder) = &mut self.hands.forwarder {
+            let objects = self.manifests.objects();
             let (forwarding, refused) = services::forwarding(objects, &self.allocations, &self.me);
             for (owner, why) in refused {
                 conditions.push((owner.to_string(), Condition::no("Forwarded", "UnsupportedProtocol", why)));
@@ -196,9 +189,14 @@ impl Controller {
                 conditions.push((frontend.to_string(), Condition::no("Forwarded", "Refused", why)));
             }
         }
-        conditions.extend(self.hands.gateways.apply(objects, &self.allocations));
+        let served = self.hands.gateways.apply(self.manifests.objects(), &self.allocations);
+        conditions.extend(served.conditions);
+        self.health.unready = served.unready;
 
         // … then the announcements and the bids …
+        let bids = plan::candidacy(&self.world, &self.allocations, &self.me, &self.health);
+        let announcements =
+            plan::announce(&self.world, &self.allocations, &ownership, &self.me, &self.health);
         for (name, entries) in [("l2", announcements.l2), ("bgp", announcements.bgp)] {
             self.announce(name, entries, &ownership);
         }
@@ -312,9 +310,7 @@ impl Controller {
         }
         let mut now = BTreeMap::new();
         for (about, condition) in conditions {
-            if condition.status != Status::True {
-                now.insert((about, condition.reason.to_string()), condition);
-            }
+            now.insert((about, condition.reason.to_string()), condition);
         }
         for ((about, reason), condition) in &now {
             if self.told.conditions.get(&(about.clone(), reason.clone())) != Some(condition) {

@@ -155,7 +155,7 @@ async fn run(args: &NodeArgs) -> Result<(), NodeError> {
         bgp: bgp.clone(),
         delivery,
         forwarder: start_forwarder(args, &teller).await?,
-        gateways: Gateways::start(&mut serving),
+        gateways: Gateways::start(&mut serving, args.grace),
     };
     // Routes are announced by every node at once: only the segment needs leases.
     let fenced: Vec<Arc<dyn Announcer>> = l2.into_iter().collect();
@@ -206,7 +206,7 @@ async fn run(args: &NodeArgs) -> Result<(), NodeError> {
     }
     announcing.stop("announcers", HAND_OVER).await;
     electing.stop("elector", HAND_OVER).await;
-    serving.stop("gateways", args.grace).await;
+    serving.stop("gateways", args.grace + HAND_OVER).await;
     controller.undo().await;
     ended
 }
