@@ -4,6 +4,8 @@
 pub mod balance;
 pub mod compile;
 pub mod filter;
+#[cfg(feature = "manifest")]
+pub mod manifest;
 pub mod model;
 #[cfg(feature = "proxy")]
 pub mod proxy;

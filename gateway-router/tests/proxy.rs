@@ -1,6 +1,10 @@
 //! The data plane over loopback: what clients get, and what endpoints see.
 
-#![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test, under a virtual clock where it reads one")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test, under a virtual clock where it reads one"
+)]
 
 use std::future::Future;
 use std::net::SocketAddr;

@@ -4,12 +4,13 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use lbcore::condition::Status;
 use lbcore::labels::LabelSelector;
 use lbcore::route::{Outcome, RequestHead, RouteMatcher};
+use lbcore::time::Timestamp;
 
 use super::*;
 use crate::model::{
     AddressKind, BackendRef, FromNamespaces, GatewayAddress, GrantFrom, GrantTo, HeaderModifier, Hostname,
     HttpPath, HttpRouteFilter, HttpRouteMatch, HttpRouteRule, Listener, Metadata, ParentRef, PathMatch,
-    PathModifier, Protocol, RequestRedirect, RouteKind, ServicePortSpec, Timestamp, UrlRewrite,
+    PathModifier, Protocol, RequestRedirect, RouteKind, ServicePortSpec, UrlRewrite,
 };
 use crate::rule::{Action, RequestFilter};
 

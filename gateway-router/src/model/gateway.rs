@@ -4,8 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use lbcore::labels::LabelSelector;
+use lbcore::time::Timestamp;
 
-use super::{Hostname, Metadata, Timestamp};
+use super::{Hostname, Metadata};
 
 /// A class of Gateways, and who implements it.
 #[derive(Clone, Debug, PartialEq, Eq)]

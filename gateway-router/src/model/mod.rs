@@ -18,7 +18,7 @@ pub use self::gateway::{
     AddressKind, AllowedRoutes, FromNamespaces, Gateway, GatewayAddress, GatewayClass, Listener, Protocol,
     RouteKind,
 };
-pub use self::name::{Hostname, HostnameError, HttpPath, HttpPathError, Timestamp};
+pub use self::name::{Hostname, HostnameError, HttpPath, HttpPathError};
 pub use self::route::{
     BackendRef, GrantFrom, GrantTo, HeaderMatch, HeaderModifier, HttpRoute, HttpRouteFilter, HttpRouteMatch,
     HttpRouteRule, ParentRef, PathMatch, PathModifier, QueryParamMatch, RedirectScheme, ReferenceGrant,
@@ -26,6 +26,7 @@ pub use self::route::{
 };
 
 use lbcore::id::ObjectName;
+use lbcore::time::Timestamp;
 
 /// The API group of the Gateway API.
 pub const GROUP: &str = "gateway.networking.k8s.io";

@@ -2,23 +2,8 @@
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
 use std::sync::Arc;
-
-/// A point of wall-clock time, in seconds since 1970-01-01T00:00:00Z: `metadata.creationTimestamp`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Timestamp(i64);
-
-impl Timestamp {
-    /// `seconds` after the epoch.
-    pub const fn from_unix(seconds: i64) -> Self {
-        Self(seconds)
-    }
-
-    /// Seconds after the epoch.
-    pub const fn as_unix(self) -> i64 {
-        self.0
-    }
-}
 
 /// A DNS name (`foo.example.com`) or a wildcard (`*.example.com`), in lower case.
 ///
@@ -92,6 +77,14 @@ impl Hostname {
 /// Whether `name` is `suffix` with at least one label before it.
 pub(crate) fn is_below(name: &str, suffix: &str) -> bool {
     name.strip_suffix(suffix).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'))
+}
+
+impl FromStr for Hostname {
+    type Err = HostnameError;
+
+    fn from_str(text: &str) -> Result<Self, HostnameError> {
+        Self::new(text)
+    }
 }
 
 impl fmt::Display for Hostname {
@@ -197,6 +190,14 @@ impl HttpPath {
 /// RFC 3986 §3.3: `pchar` without the percent sign, and the slash.
 fn is_path_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"/-._~!$&'()*+,;=:@".contains(&byte)
+}
+
+impl FromStr for HttpPath {
+    type Err = HttpPathError;
+
+    fn from_str(text: &str) -> Result<Self, HttpPathError> {
+        Self::new(text)
+    }
 }
 
 impl fmt::Display for HttpPath {

@@ -5,9 +5,10 @@ use std::fmt::Write as _;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use lbcore::route::{Outcome, RequestHead, RouteMatcher};
+use lbcore::time::Timestamp;
 
 use super::{Entry, EntryPath, ListenerKey, Origin, Precedence, RouteTable};
-use crate::model::{Hostname, HttpPath, Metadata, Timestamp};
+use crate::model::{Hostname, HttpPath, Metadata};
 
 /// Looks at every entry.
 #[derive(Clone, Debug)]

@@ -3,8 +3,10 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
+use lbcore::time::Timestamp;
+
 use super::{Entry, EntryPath};
-use crate::model::{Metadata, Timestamp};
+use crate::model::Metadata;
 
 /// Whose an entry is: decides between matches that are equal otherwise.
 ///
@@ -12,8 +14,9 @@ use crate::model::{Metadata, Timestamp};
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub struct Origin {
-    /// Seconds since the epoch; what has no age counts as the newest.
-    created: i64,
+    /// Whether its age is not known, which makes it the newest.
+    is_ageless: bool,
+    created: Option<Timestamp>,
     /// `namespace/name`, compared as text.
     name: Arc<str>,
     /// The rule's place in the route.
@@ -25,7 +28,7 @@ pub struct Origin {
 impl Default for Origin {
     /// Of no route: yields to every other.
     fn default() -> Self {
-        Self { created: i64::MAX, name: "".into(), rule: 0, place: 0 }
+        Self { is_ageless: true, created: None, name: "".into(), rule: 0, place: 0 }
     }
 }
 
@@ -33,7 +36,8 @@ impl Origin {
     /// Match `place` of rule `rule` of the route with `metadata`.
     pub fn new(metadata: &Metadata, rule: usize, place: usize) -> Self {
         Self {
-            created: metadata.created.map_or(i64::MAX, Timestamp::as_unix),
+            is_ageless: metadata.created.is_none(),
+            created: metadata.created,
             name: metadata.name.to_string().into(),
             rule,
             place,

@@ -3,7 +3,8 @@ use proptest::prelude::*;
 
 use super::oracle::{Oracle, Scenario};
 use super::*;
-use crate::model::{Metadata, Timestamp};
+use crate::model::Metadata;
+use lbcore::time::Timestamp;
 
 /// Rules in the order of their targets, on one listener for all hosts unless said otherwise.
 struct Rules {
