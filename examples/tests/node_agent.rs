@@ -62,24 +62,63 @@ fn host(segment: &Segment, name: &str, address: &str) -> Host {
     segment.host(name, &[address.parse().unwrap()]).unwrap()
 }
 
-/// A web of one word.
+/// A web server whose every page is the name of its host.
 fn serve(host: &Host, address: &str) {
     let listener = host.enter(|| TcpListener::bind(address).unwrap());
     let name = host.name().to_owned();
     std::thread::spawn(move || {
-        while let Ok((mut stream, _)) = listener.accept() {
-            let _ = stream.write_all(name.as_bytes());
+        while let Ok((stream, _)) = listener.accept() {
+            let name = name.clone();
+            std::thread::spawn(move || answer(stream, &name));
         }
     });
 }
 
-fn ask(client: &Host, address: &str) -> std::io::Result<String> {
+fn answer(mut stream: TcpStream, name: &str) {
+    let mut requests = BufReader::new(stream.try_clone().unwrap()).lines();
+    while requests.by_ref().map_while(Result::ok).any(|line| line.is_empty()) {
+        let page = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{name}", name.len());
+        if stream.write_all(page.as_bytes()).is_err() {
+            return;
+        }
+    }
+}
+
+/// Status and body of `GET /` at `address` for `host`.
+fn ask(client: &Host, address: &str, host: &str) -> std::io::Result<(u16, String)> {
     let address: SocketAddr = address.parse().unwrap();
     client.enter(|| {
-        let mut answer = String::new();
-        TcpStream::connect_timeout(&address, Duration::from_secs(1))?.read_to_string(&mut answer)?;
-        Ok(answer)
+        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        write!(stream, "GET / HTTP/1.1\r\nhost: {host}\r\n\r\n")?;
+        let mut answer = BufReader::new(stream);
+        let mut line = String::new();
+        answer.read_line(&mut line)?;
+        let status = line.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+        let mut length = 0;
+        while line != "\r\n" {
+            line.clear();
+            answer.read_line(&mut line)?;
+            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length: ") {
+                length = value.trim().parse().unwrap();
+            }
+        }
+        let mut body = vec![0; length];
+        answer.read_exact(&mut body)?;
+        Ok((status, String::from_utf8(body).unwrap()))
     })
+}
+
+/// The bodies of so many answers, sorted; each of them is a success.
+fn bodies(client: &Host, address: &str, host: &str, count: usize) -> Vec<String> {
+    let one = |_| {
+        let (status, body) = ask(client, address, host).unwrap();
+        assert_eq!(status, 200, "{body}");
+        body
+    };
+    let mut bodies: Vec<_> = (0..count).map(one).collect();
+    bodies.sort();
+    bodies
 }
 
 #[test]
@@ -98,14 +137,40 @@ fn a_plain_service_is_reached_and_everything_is_undone() {
             });
             assert_eq!(event["addresses"][0], "192.0.2.200");
             agent.wait_for("who owns it", |event| event["event"] == "owner" && event["owner"] == "n1");
-            let mut answers: Vec<_> = (0..4).map(|_| ask(&client, "192.0.2.200:8080").unwrap()).collect();
-            answers.sort();
+            let answers = bodies(&client, "192.0.2.200:8080", "echo", 4);
             assert_eq!(answers, ["appv1", "appv1", "appv2", "appv2"], "with --forward {forward}");
             assert!(agent.stop(Signal::SIGTERM).success());
-            assert!(ask(&client, "192.0.2.200:8080").is_err(), "nobody answers any more");
+            assert!(ask(&client, "192.0.2.200:8080", "echo").is_err(), "nobody answers any more");
             let left = node.output(Command::new("ip").args(["-o", "address", "show", "dev", "lo"])).unwrap();
             assert!(!String::from_utf8_lossy(&left.stdout).contains("192.0.2.2"), "{left:?}");
         }
+    });
+}
+
+#[test]
+fn a_gateway_splits_and_knows_its_hosts() {
+    netns::test("a_gateway_splits_and_knows_its_hosts", || {
+        let lan = Segment::new("lan").unwrap();
+        let node = host(&lan, "n1", "192.0.2.11/24");
+        let client = host(&lan, "client", "192.0.2.100/24");
+        let (app1, app2) = (host(&lan, "appv1", "192.0.2.21/24"), host(&lan, "appv2", "192.0.2.22/24"));
+        serve(&app1, "192.0.2.21:8080");
+        serve(&app2, "192.0.2.22:8080");
+        let mut agent = Agent::start(&node, &manifests(), &[]);
+        let event = agent.wait_for("the address of the gateway", |event| {
+            event["event"] == "allocated" && event["owner"] == "gateway default/www"
+        });
+        let address = format!("{}:80", event["addresses"][0].as_str().unwrap());
+        agent.wait_for("who owns it", |event| {
+            event["event"] == "owner"
+                && event["owner"] == "n1"
+                && address.starts_with(event["address"].as_str().unwrap())
+        });
+        let answers = bodies(&client, &address, "www.example.com", 100);
+        let first = answers.iter().filter(|body| *body == "appv1").count();
+        assert!((45..=55).contains(&first), "{first} of 100 went to appv1");
+        assert_eq!(ask(&client, &address, "www.example.org").unwrap().0, 404);
+        assert!(agent.stop(Signal::SIGTERM).success());
     });
 }
 
@@ -128,7 +193,7 @@ fn a_typo_on_reload_revokes_nothing() {
         std::fs::write(folder.join("10-pool.yaml"), "apiVersion: metallb.io/v1beta1\nkind: [").unwrap();
         let problem = agent.wait_for("the problem", |event| event["event"] == "problem");
         assert!(problem["message"].as_str().unwrap().contains("10-pool.yaml"), "{problem}");
-        assert_eq!(ask(&client, "192.0.2.200:8080").unwrap(), "appv1");
+        assert_eq!(bodies(&client, "192.0.2.200:8080", "echo", 1), ["appv1"]);
         std::fs::remove_file(folder.join("10-pool.yaml")).unwrap();
         agent.wait_for("that the address is gone", |event| {
             event["event"] == "allocated" && event["addresses"].as_array().is_some_and(Vec::is_empty)

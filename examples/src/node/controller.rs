@@ -225,6 +225,19 @@ impl Controller {
         self.tell_conditions();
     }
 
+    /// The addresses that this node may announce, whether or not it is fit to now.
+    fn candidate_addresses(&self) -> BTreeSet<IpAddr> {
+        let fit = LocalHealth::default();
+        let nobody = Ownership::default();
+        let bids = plan::candidacy(&self.world, &self.allocations, &self.me, &fit);
+        let announcements = plan::announce(&self.world, &self.allocations, &nobody, &self.me, &fit);
+        let roles = bids.into_keys().filter_map(|role| match role {
+            Role::Address(address) => Some(address),
+            _ => None,
+        });
+        roles.chain(announcements.bgp.into_keys()).collect()
+    }
+
     fn announce(
         &mut self,
         name: &'static str,

@@ -104,7 +104,8 @@ impl Gateways {
                 continue;
             }
             let owner = OwnerKey::Gateway(ingress.gateway.clone());
-            match TcpListener::bind(socket).and_then(|listener| self.proxy.listen(ingress.clone(), listener)) {
+            match TcpListener::bind(socket).and_then(|listener| self.proxy.listen(ingress.clone(), listener))
+            {
                 Ok(id) => {
                     self.sockets.insert(socket, (ingress, id));
                 }
