@@ -32,14 +32,7 @@ pub struct Config {
 impl Config {
     /// A node with the default timing that knows nobody yet.
     pub fn new(node: impl Into<NodeName>, bind: SocketAddr, keys: Keyring) -> Self {
-        Self {
-            node: node.into(),
-            bind,
-            advertise: None,
-            seeds: Vec::new(),
-            keys,
-            timing: Timing::default(),
-        }
+        Self { node: node.into(), bind, advertise: None, seeds: Vec::new(), keys, timing: Timing::default() }
     }
 
     /// The same node that joins through `seeds`.
@@ -232,7 +225,9 @@ pub enum BuildError {
         what: &'static str,
     },
     /// The others could not reach this node.
-    #[error("nobody can be told to reach this node at {bind}: bind to an address of the node, or set `advertise`")]
+    #[error(
+        "nobody can be told to reach this node at {bind}: bind to an address of the node, or set `advertise`"
+    )]
     Advertise {
         /// Where it listens.
         bind: SocketAddr,

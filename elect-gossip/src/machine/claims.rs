@@ -455,9 +455,7 @@ impl Machine {
             .claims
             .offers
             .iter()
-            .filter(|(role, offer)| {
-                offer.to == self.me && self.stands(offer) && self.claims.eligible(role)
-            })
+            .filter(|(role, offer)| offer.to == self.me && self.stands(offer) && self.claims.eligible(role))
             .map(|(role, _)| role.clone())
             .collect();
         for role in mine {

@@ -7,7 +7,9 @@ use std::net::SocketAddr;
 use std::num::{NonZeroU8, NonZeroUsize};
 
 use bytes::{Buf, BufMut};
-use foca::{Codec, Foca, Header, Identity, Member, Message, NoCustomBroadcast, PeriodicParams, Runtime, State};
+use foca::{
+    Codec, Foca, Header, Identity, Member, Message, NoCustomBroadcast, PeriodicParams, Runtime, State,
+};
 use lbcore::id::NodeName;
 use lbcore::time::{Duration, Instant};
 use rand::rngs::ChaCha8Rng;
@@ -279,9 +281,7 @@ impl Codec<Id> for IdCodec {
             let message = match reader.u8()? {
                 kind::PING => Message::Ping(reader.u8()?),
                 kind::ACK => Message::Ack(reader.u8()?),
-                kind::PING_REQ => {
-                    Message::PingReq { target: read_id(reader)?, probe_number: reader.u8()? }
-                }
+                kind::PING_REQ => Message::PingReq { target: read_id(reader)?, probe_number: reader.u8()? },
                 kind::INDIRECT_PING => {
                     Message::IndirectPing { origin: read_id(reader)?, probe_number: reader.u8()? }
                 }

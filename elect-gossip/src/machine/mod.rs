@@ -269,7 +269,12 @@ impl Machine {
     ///
     /// # Errors
     /// [`BuildError::NodeName`] and [`BuildError::Timing`].
-    pub fn new(config: &Config, address: SocketAddr, seed: [u8; 32], now: Instant) -> Result<Self, BuildError> {
+    pub fn new(
+        config: &Config,
+        address: SocketAddr,
+        seed: [u8; 32],
+        now: Instant,
+    ) -> Result<Self, BuildError> {
         config.validate()?;
         let (boot, _) = seed.split_first_chunk::<16>().unwrap_or((&[0; 16], &[]));
         let boot = Boot(u128::from_be_bytes(*boot));
@@ -329,8 +334,7 @@ impl Machine {
             Input::Keys(keys) => self.sealer = Sealer::new(&keys),
             Input::Leave => {
                 if self.leaving.is_none() {
-                    let bound = self.timing.takeover().max(Duration::from_millis(500));
-                    self.leaving = Some(Leaving { until: self.now + bound, left: false });
+                    self.leaving = Some(Leaving { until: self.now + self.leave_bound(), left: false });
                     self.dirty = true;
                 }
             }
@@ -387,6 +391,11 @@ impl Machine {
             .into_iter()
             .flatten()
             .fold(self.next_round.min(self.claims.wake), Instant::min)
+    }
+
+    /// How long after [`Input::Leave`], at most, [`Event::Left`] comes.
+    pub fn leave_bound(&self) -> Duration {
+        self.timing.takeover().max(Duration::from_millis(500))
     }
 
     /// What was received and sent.
@@ -468,8 +477,7 @@ impl Machine {
         let names: Vec<_> = self.peers.keys().cloned().collect();
         for name in names {
             let Some(peer) = self.peers.get(&name) else { continue };
-            let called =
-                peer.alive || now < peer.since + CALL_FOR || self.round.is_multiple_of(CALL_EVERY);
+            let called = peer.alive || now < peer.since + CALL_FOR || self.round.is_multiple_of(CALL_EVERY);
             if called && peer.session.is_some() {
                 self.send_heartbeat(&name, asked.contains(&name));
             }
@@ -498,7 +506,11 @@ impl Machine {
         let listening = matches!(self.phase, Phase::Listening { .. });
         let short = self.deadline.is_none_or(|deadline| deadline < self.now + self.timing.lease() / 2);
         if listening || self.leaving.is_some() || (self.lease.is_some() && short) || heard.len() <= 2 {
-            return if listening || self.leaving.is_some() || self.lease.is_some() { heard } else { Vec::new() };
+            return if listening || self.leaving.is_some() || self.lease.is_some() {
+                heard
+            } else {
+                Vec::new()
+            };
         }
         if self.lease.is_none() {
             return Vec::new();
@@ -543,7 +555,8 @@ impl Machine {
         if heartbeat.echo > peer.echoed {
             peer.echoed = heartbeat.echo;
             // An owner's time runs from when the round began that was answered.
-            let start = self.rounds.iter().find(|(round, _)| *round == heartbeat.echo).map(|(_, start)| *start);
+            let start =
+                self.rounds.iter().find(|(round, _)| *round == heartbeat.echo).map(|(_, start)| *start);
             if let Some(start) = start {
                 self.renew(start + self.timing.lease());
             }
@@ -574,10 +587,8 @@ impl Machine {
             return;
         }
         let word = now - Duration::from_micros(u64::from(heard.age));
-        let peer = self.peers.entry(heard.node.clone()).or_insert_with(|| Peer {
-            since: now,
-            ..Peer::default()
-        });
+        let peer =
+            self.peers.entry(heard.node.clone()).or_insert_with(|| Peer { since: now, ..Peer::default() });
         if peer.gone == Some(heard.boot) || word + takeover <= now {
             return;
         }

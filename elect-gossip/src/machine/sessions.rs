@@ -79,7 +79,8 @@ impl Machine {
     ) {
         let issued = self.rng.random::<u64>() | 1;
         let now = self.now;
-        let peer = self.peers.entry(name.clone()).or_insert_with(|| Peer { since: now, ..Peer::at(Some(from)) });
+        let peer =
+            self.peers.entry(name.clone()).or_insert_with(|| Peer { since: now, ..Peer::at(Some(from)) });
         let mut accepted = false;
         if let Some(session) = peer.session.as_mut().filter(|session| session.boot == boot) {
             if !session.window.accept(sequence) {
@@ -146,7 +147,8 @@ impl Machine {
     fn challenge(&mut self, to: SocketAddr, boot: Boot, name: &NodeName) {
         let issued = self.rng.random::<u64>() | 1;
         let now = self.now;
-        let peer = self.peers.entry(name.clone()).or_insert_with(|| Peer { since: now, ..Peer::at(Some(to)) });
+        let peer =
+            self.peers.entry(name.clone()).or_insert_with(|| Peer { since: now, ..Peer::at(Some(to)) });
         if peer.greeted.is_some_and(|at| now < at + self.timing.interval / 2) {
             return;
         }
@@ -305,7 +307,9 @@ impl Machine {
             (Stream::Asking { closed, .. }, StreamEvent::Failed | StreamEvent::Closed) => {
                 Stream::AskAgain { closed }
             }
-            (Stream::Connecting { id } | Stream::Asking { id, .. }, StreamEvent::Opened) => Stream::Open { id },
+            (Stream::Connecting { id } | Stream::Asking { id, .. }, StreamEvent::Opened) => {
+                Stream::Open { id }
+            }
             (_, StreamEvent::Opened) => return,
             _ => Stream::Resting { until: now + STREAM_REST.max(Duration::from_millis(1)) },
         };

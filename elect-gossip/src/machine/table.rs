@@ -66,7 +66,8 @@ impl Table {
     }
 
     pub(super) fn set_hardware(&mut self, hardware: BTreeMap<InterfaceName, [u8; 6]>) {
-        let gone: Vec<_> = self.hardware.keys().filter(|name| !hardware.contains_key(*name)).cloned().collect();
+        let gone: Vec<_> =
+            self.hardware.keys().filter(|name| !hardware.contains_key(*name)).cloned().collect();
         for name in gone {
             self.hardware.remove(&name);
             self.stamp(Key::Hardware(name));

@@ -82,11 +82,9 @@ impl Packet {
             kind::HELLO => Message::Hello(Hello { token: reader.u64()?, accepted: reader.flag()? }),
             kind::HEARTBEAT => Message::Heartbeat(Heartbeat::parse(&mut reader)?),
             kind::ENTRIES => Message::Entries(Entries::parse(&mut reader)?),
-            kind::FETCH => Message::Fetch(Fetch {
-                origin: reader.node()?,
-                boot: reader.boot()?,
-                have: reader.u64()?,
-            }),
+            kind::FETCH => {
+                Message::Fetch(Fetch { origin: reader.node()?, boot: reader.boot()?, have: reader.u64()? })
+            }
             kind::MEMBERSHIP => Message::Membership(reader.rest().to_vec()),
             _ => return Err(WireError::Malformed("kind of message")),
         };

@@ -423,12 +423,14 @@ impl Sim {
             notices.push((now, notice));
         });
         let outputs: Vec<_> = std::iter::from_fn(|| machine.poll_output()).collect();
-        let (timeout, from, generation) = (machine.poll_timeout(), it.address, machine.ownership().generation);
+        let (timeout, from, generation) =
+            (machine.poll_timeout(), it.address, machine.ownership().generation);
         let changed = it.seen != generation;
         it.seen = generation;
         if changed {
             if trace {
-                let mine: Vec<_> = self.nodes[node].elector.ownership().borrow().mine.keys().cloned().collect();
+                let mine: Vec<_> =
+                    self.nodes[node].elector.ownership().borrow().mine.keys().cloned().collect();
                 println!("{now:?} {} owns {mine:?}", self.nodes[node].name);
             }
             self.judge();
