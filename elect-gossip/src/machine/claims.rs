@@ -10,7 +10,7 @@
 //! deals keeps two others, whose views differ for a moment, from claiming one role. If the dealer fails to deal,
 //! the one to whom [`spread`] gives the role claims it in the end by itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use lbcore::elect::{Bid, Candidacy, Member, Owner, Ownership, Term};
@@ -37,6 +37,8 @@ pub(super) struct Claims {
     /// As of the last evaluation.
     holders: Holders,
     offers: BTreeMap<Role, Offer>,
+    /// The roles of those offers that are waited for.
+    standing: BTreeSet<Role>,
     /// When to evaluate again though nothing was heard.
     pub(super) wake: Instant,
 }
@@ -75,6 +77,7 @@ impl Default for Claims {
             orphans: BTreeMap::new(),
             holders: BTreeMap::new(),
             offers: BTreeMap::new(),
+            standing: BTreeSet::new(),
             wake: Instant::FAR_FUTURE,
         }
     }
@@ -162,14 +165,16 @@ impl Machine {
         let (holders, offers) = self.read_claims();
         self.yield_to(&holders);
         let before = std::mem::replace(&mut self.claims.holders, holders);
-        let offered_before = std::mem::replace(&mut self.claims.offers, offers);
-        if let Some(next) =
-            self.claims.offers.values().filter(|offer| self.stands(offer)).map(|it| it.since).min()
-        {
+        self.claims.offers = offers;
+        let standing = self.claims.offers.iter().filter(|(_, offer)| self.stands(offer));
+        let standing = standing.map(|(role, _)| role.clone()).collect();
+        let stood = std::mem::replace(&mut self.claims.standing, standing);
+        let standing = self.claims.offers.values().filter(|offer| self.stands(offer));
+        if let Some(next) = standing.map(|offer| offer.since).min() {
             self.wake_at(next + self.timing.takeover());
         }
         let view = self.view();
-        self.count_orphans(&view, &before, &offered_before);
+        self.count_orphans(&view, &before, &stood);
         self.give(&view);
         self.take(&view);
         self.deal(&view);
@@ -362,7 +367,7 @@ impl Machine {
         View { ready, dealer, target: spread(&bids, &current) }
     }
 
-    fn count_orphans(&mut self, view: &View, before: &Holders, offered: &BTreeMap<Role, Offer>) {
+    fn count_orphans(&mut self, view: &View, before: &Holders, stood: &BTreeSet<Role>) {
         let now = self.now;
         let mut orphans = BTreeMap::new();
         for role in view.target.keys() {
@@ -371,7 +376,7 @@ impl Machine {
             if !owned && self.standing_offer(role).is_none() {
                 let orphan = claims.orphans.get(role).copied().unwrap_or_else(|| Orphan {
                     since: now,
-                    bereft: before.contains_key(role) || offered.contains_key(role),
+                    bereft: before.contains_key(role) || stood.contains(role),
                 });
                 orphans.insert(role.clone(), orphan);
             }

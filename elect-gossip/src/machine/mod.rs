@@ -47,7 +47,7 @@ use self::membership::{Id, Membership, Word};
 use self::peer::{Peer, Stream};
 use self::table::Table;
 use crate::config::{BuildError, Config, Keyring, Timing};
-use crate::wire::{Boot, Heard, Heartbeat, Message, Meta, Packet, Sealer};
+use crate::wire::{Boot, Entries, Heard, Heartbeat, Message, Meta, Packet, Sealer};
 
 /// What the machine takes in.
 #[derive(Clone, Debug)]
@@ -334,8 +334,7 @@ impl Machine {
             Input::Keys(keys) => self.sealer = Sealer::new(&keys),
             Input::Leave => {
                 if self.leaving.is_none() {
-                    let bound = self.timing.takeover().max(Duration::from_millis(500));
-                    self.leaving = Some(Leaving { until: self.now + bound, left: false });
+                    self.leaving = Some(Leaving { until: self.now + self.leave_bound(), left: false });
                     self.dirty = true;
                 }
             }
@@ -394,6 +393,11 @@ impl Machine {
             .fold(self.next_round.min(self.claims.wake), Instant::min)
     }
 
+    /// How long after [`Input::Leave`], at most, [`Event::Left`] comes.
+    pub fn leave_bound(&self) -> Duration {
+        self.timing.takeover().max(Duration::from_millis(500))
+    }
+
     /// What was received and sent.
     pub fn counters(&self) -> Counters {
         Counters { membership_errors: self.membership.errors, ..self.counters }
@@ -412,10 +416,15 @@ impl Machine {
     /// Time passes; what it takes away goes first.
     fn advance(&mut self, now: Instant) {
         self.now = self.now.max(now);
+        let stood_still = self.now > self.next_round + self.timing.interval;
         if self.deadline.is_some_and(|deadline| deadline <= self.now) {
-            self.lose_lease();
+            self.deadline = None;
+            // Who owns nothing and has listened all the time knows the terms.
+            if self.lease.is_some() || stood_still {
+                self.lose_lease();
+            }
         }
-        if self.now > self.next_round + self.timing.interval {
+        if stood_still {
             // This process stood still, and heard nobody because it did not listen.
             for peer in self.peers.values_mut().filter(|peer| peer.alive) {
                 peer.grace = self.now;
@@ -426,7 +435,6 @@ impl Machine {
 
     /// From here on this node must learn anew who owns what.
     fn lose_lease(&mut self) {
-        self.deadline = None;
         if self.lease.take().is_some() {
             self.counters.leases_lost += 1;
             self.events.push_back(Event::Notice(Notice::LeaseLost));
@@ -685,7 +693,8 @@ impl Machine {
     }
 
     fn send_state(&mut self, to: &NodeName, have: u64) {
-        let parts = self.table.since(&self.me, self.boot, have);
+        let room = Entries::room(&self.me, &self.me);
+        let parts = self.table.since(&self.me, self.boot, have, room);
         if let Some(peer) = self.peers.get_mut(to) {
             peer.told = self.table.version();
             peer.sent = parts.last().map_or(have, |part| part.to);

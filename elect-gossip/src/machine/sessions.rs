@@ -242,8 +242,10 @@ impl Machine {
             return;
         }
         let known = self.peers.get(&fetch.origin).filter(|peer| peer.boot == Some(fetch.boot));
-        let parts =
-            known.map(|peer| peer.table.since(&fetch.origin, fetch.boot, fetch.have)).unwrap_or_default();
+        let room = Entries::room(&self.me, &fetch.origin);
+        let parts = known
+            .map(|peer| peer.table.since(&fetch.origin, fetch.boot, fetch.have, room))
+            .unwrap_or_default();
         for part in parts {
             self.send(from, Message::Entries(part));
         }

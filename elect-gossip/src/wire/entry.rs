@@ -146,11 +146,12 @@ mod tag {
 }
 
 impl Entries {
-    /// Bytes of a body without its entries.
-    const FIXED: usize = 1 + crate::MAX_NODE_NAME + 16 + 8 + 8 + 8 + 1 + 2;
-
-    /// The room for entries.
-    pub(crate) const ROOM: usize = MAX_BODY - Self::FIXED;
+    /// The room for entries about `origin` in a datagram that `sender` sends.
+    pub(crate) fn room(sender: &NodeName, origin: &NodeName) -> usize {
+        let sender = crate::MAX_NODE_NAME.saturating_sub(sender.as_str().len());
+        let fixed = 1 + origin.as_str().len() + 16 + 8 + 8 + 8 + 1 + 2;
+        (MAX_BODY + sender).saturating_sub(fixed)
+    }
 
     pub(super) fn parse(reader: &mut Reader<'_>) -> Result<Self, WireError> {
         let (origin, boot) = (reader.node()?, reader.boot()?);

@@ -2,6 +2,10 @@
 //!
 //! Everything follows from the seed.
 
+#![expect(unreachable_pub, reason = "a module of several test programs and examples")]
+
+pub mod stories;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
