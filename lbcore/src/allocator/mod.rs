@@ -3,6 +3,7 @@
 //! [`PoolAllocator`] is the backend that this crate brings: MetalLB's rules, made deterministic.
 
 mod free;
+mod holders;
 mod ledger;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]

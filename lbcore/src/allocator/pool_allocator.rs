@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
-use super::free::FreeSet;
-use super::ledger::{Holders, Id, Ledger, Record};
+use super::ledger::{Id, Ledger, Record};
 use super::stock::{Spot, Stock, Stocks, slot};
 use super::{
     AllocError, AllocRequest, Allocation, Change, Families, IpAllocator, Pool, Pools, Port, Refusal, Rule,
@@ -150,36 +149,41 @@ impl PoolAllocator {
     /// Whether those who hold the address, other than `me`, let `wish` join.
     fn room(&self, stock: &Stock, spot: Spot, wish: &Wish<'_>, me: Option<Id>) -> Result<(), Rule> {
         let address = spot.address;
-        let Some(other) = self.ledger.other_holder(address, me) else { return Ok(()) };
+        let Some(line) = stock.line(Family::of(address)) else { return Err(Rule::Buggy(address)) };
+        let mut others =
+            line.holders(spot.number).filter(|id| Some(*id) != me).filter_map(|id| self.ledger.get(id));
+        let Some(other) = others.next() else { return Ok(()) };
         // All of them share alike, so that any will do for the question; for the answer, the first by name.
-        let holder = || match self.ledger.other_holders(address, me).first() {
-            Some(first) => first.allocation.owner.clone(),
-            None => other.allocation.owner.clone(),
+        let holder = |others: &mut dyn Iterator<Item = &Record>| {
+            let first = others.map(|other| &other.allocation.owner).chain([&other.allocation.owner]).min();
+            first.unwrap_or(&other.allocation.owner).clone()
         };
-        let Some(theirs) = &other.sharing else { return Err(Rule::Taken { address, holder: holder() }) };
+        let Some(theirs) = &other.sharing else {
+            return Err(Rule::Taken { address, holder: holder(&mut others) });
+        };
         match wish.sharing {
             Some(mine) if mine == theirs => {}
             Some(mine) if mine.key == theirs.key => {
-                return Err(Rule::SharingBackend { address, holder: holder() });
+                return Err(Rule::SharingBackend { address, holder: holder(&mut others) });
             }
-            _ => return Err(Rule::SharingKey { address, holder: holder(), key: theirs.key.clone() }),
+            _ => {
+                return Err(Rule::SharingKey {
+                    address,
+                    holder: holder(&mut others),
+                    key: theirs.key.clone(),
+                });
+            }
         }
-        let Some(group) = stock.line(Family::of(address)).and_then(|line| line.groups.get(theirs)) else {
-            return Ok(());
-        };
         let my_ports = me
             .and_then(|id| self.ledger.get(id))
             .filter(|record| record.allocation.addresses.contains(&address))
             .map_or(&[][..], |record| &record.ports);
-        for &port in &*wish.ports {
-            if group.serves(spot.number, port) && my_ports.binary_search(&port).is_err() {
-                let others = self.ledger.other_holders(address, me);
-                let holder = others.into_iter().find(|other| other.ports.binary_search(&port).is_ok());
-                let holder = holder.unwrap_or(other).allocation.owner.clone();
-                return Err(Rule::PortTaken { address, port, holder });
-            }
-        }
-        Ok(())
+        let is_taken =
+            |port: &&Port| line.serves(theirs, spot.number, **port) && my_ports.binary_search(port).is_err();
+        let Some(&port) = wish.ports.iter().find(is_taken) else { return Ok(()) };
+        let server = [other].into_iter().chain(others).find(|other| other.ports.binary_search(&port).is_ok());
+        let holder = server.unwrap_or(other).allocation.owner.clone();
+        Err(Rule::PortTaken { address, port, holder })
     }
 
     /// What to hold for `wish`, which names no addresses and whose owner has the record `id`: as much as possible of
@@ -293,50 +297,22 @@ impl PoolAllocator {
             None => self.ledger.insert(record),
         };
         for spot in spots {
-            self.hold(id, choice.pool, spot);
-        }
-        allocation
-    }
-
-    /// Enters that `id` holds `spot`.
-    fn hold(&mut self, id: Id, pool: usize, spot: Spot) {
-        let before = self.ledger.hold(spot.address, id);
-        let Some(line) = self.stocks[pool].line_mut(Family::of(spot.address)) else { return };
-        if before == Holders::None {
-            line.free.take(spot.number);
-            line.assigned += 1;
-        }
-        if let Some(record) = self.ledger.get(id)
-            && let Some(sharing) = &record.sharing
-        {
-            match line.groups.get_mut(sharing) {
-                Some(group) => group.join(spot.number, &record.ports),
-                None => line.groups.entry(sharing.clone()).or_default().join(spot.number, &record.ports),
+            if let Some(line) = self.stocks[choice.pool].line_mut(Family::of(spot.address)) {
+                line.hold(spot.number, id, wish.sharing, &wish.ports);
             }
         }
+        allocation
     }
 
     /// Strikes out everything that `id` holds; its record stays as it was.
     fn let_go(&mut self, id: Id) {
         let Some(record) = self.ledger.get(id) else { return };
-        let (pool, addresses) = (record.pool, by_family(&record.allocation.addresses));
-        for address in addresses.into_iter().flatten() {
-            let after = self.ledger.let_go(address, id);
-            let stock = &mut self.stocks[pool];
-            let Ok(spot) = stock.spot(address) else { continue };
-            let Some(line) = stock.line_mut(Family::of(address)) else { continue };
-            if after == Holders::None {
-                line.free.give(spot.number);
-                line.assigned -= 1;
-            }
-            if let Some(record) = self.ledger.get(id)
-                && let Some(sharing) = &record.sharing
-                && let Some(group) = line.groups.get_mut(sharing)
+        let stock = &mut self.stocks[record.pool];
+        for &address in &record.allocation.addresses {
+            if let Ok(spot) = stock.spot(address)
+                && let Some(line) = stock.line_mut(Family::of(address))
             {
-                group.leave(spot.number, &record.ports, after == Holders::None);
-                if group.is_empty() {
-                    line.groups.remove(sharing);
-                }
+                line.let_go(spot.number, id, record.sharing.as_ref(), &record.ports);
             }
         }
     }
@@ -386,10 +362,6 @@ impl IpAllocator for PoolAllocator {
             }
         }
         for (id, reason) in revoked {
-            let addresses = self.ledger.get(id).map_or([None; 2], |r| by_family(&r.allocation.addresses));
-            for address in addresses.into_iter().flatten() {
-                self.ledger.let_go(address, id);
-            }
             let Some(record) = self.ledger.remove(id) else { continue };
             changes.push(Change::Revoked { allocation: record.allocation, reason });
         }
@@ -457,26 +429,19 @@ impl IpAllocator for PoolAllocator {
 }
 
 impl PoolAllocator {
-    /// Enters holdings into new stocks. In ascending order, so that everything sorted grows at its end.
+    /// Enters holdings into new stocks; in ascending order, so that everything sorted grows at its end.
     fn restock(&mut self, mut stays: Vec<(usize, Spot, Id)>) {
         let line_of = |(pool, spot, _): &(usize, Spot, Id)| (*pool, slot(Family::of(spot.address)));
         stays.sort_unstable_by_key(|stay| (line_of(stay), stay.1.number));
-        for stays in stays.chunk_by(|a, b| line_of(a) == line_of(b)) {
-            let Some(&(pool, first, _)) = stays.first() else { continue };
+        for (pool, spot, id) in stays {
+            let Some(record) = self.ledger.get_mut(id) else { continue };
             let stock = &mut self.stocks[pool];
-            let name = stock.pool.name.clone();
-            let Some(line) = stock.line_mut(Family::of(first.address)) else { continue };
-            let same_address = |a: &(usize, Spot, Id), b: &(usize, Spot, Id)| a.1 == b.1;
-            let numbers = stays.chunk_by(same_address).map(|holders| holders[0].1.number);
-            line.assigned = numbers.clone().fold(0, |count, _| count + 1);
-            line.free = FreeSet::new(line.numbering.last(), numbers);
-            for &(_, spot, id) in stays {
-                let Some(record) = self.ledger.get_mut(id) else { continue };
-                record.pool = pool;
-                record.allocation.pool = name.clone();
-                if let Some(sharing) = &record.sharing {
-                    line.groups.entry(sharing.clone()).or_default().join(spot.number, &record.ports);
-                }
+            if record.allocation.pool != stock.pool.name {
+                record.allocation.pool = stock.pool.name.clone();
+            }
+            record.pool = pool;
+            if let Some(line) = stock.line_mut(Family::of(spot.address)) {
+                line.hold(spot.number, id, record.sharing.as_ref(), &record.ports);
             }
         }
     }
@@ -489,8 +454,6 @@ impl PoolAllocator {
     /// # Panics
     /// If an index disagrees.
     pub(super) fn audit(&self) {
-        use super::sharing::Group;
-
         self.ledger.audit();
         let mut recount = self.clone();
         recount.stocks = Stocks::new(&self.pools);
@@ -502,30 +465,21 @@ impl PoolAllocator {
             for spot in choice.spots.into_iter().flatten() {
                 let line =
                     recount.stocks[record.pool].line_mut(Family::of(spot.address)).expect("it has some");
-                let sole = self.ledger.other_holder(spot.address, Some(id)).is_none();
-                if line.free.take(spot.number) {
-                    line.assigned += 1;
-                } else {
-                    assert!(!sole);
-                }
-                if let Some(sharing) = &record.sharing {
-                    let group: &mut Group = line.groups.entry(sharing.clone()).or_default();
-                    assert!(record.ports.iter().all(|port| !group.serves(spot.number, *port)));
-                    group.join(spot.number, &record.ports);
-                } else {
-                    assert!(sole);
-                }
+                let mut others = line.holders(spot.number).filter_map(|other| self.ledger.get(other));
+                assert!(others.all(|other| {
+                    record.sharing.is_some()
+                        && record.sharing == other.sharing
+                        && record.ports.iter().all(|port| !other.ports.contains(port))
+                }));
+                drop(others);
+                line.hold(spot.number, id, record.sharing.as_ref(), &record.ports);
             }
         }
         for (stock, recount) in self.stocks.iter().zip(recount.stocks.iter()) {
             for family in Family::ALL {
                 match (stock.line(family), recount.line(family)) {
                     (None, None) => {}
-                    (Some(line), Some(recount)) => {
-                        assert_eq!(line.free, recount.free);
-                        assert_eq!(line.assigned, recount.assigned);
-                        assert_eq!(line.groups, recount.groups);
-                    }
+                    (Some(line), Some(recount)) => line.audit(recount),
                     _ => panic!("{} has lines in one count and none in the other", stock.pool.name),
                 }
             }
@@ -675,7 +629,7 @@ fn opens(pool: &Pool, request: &AllocRequest) -> Result<(), Rule> {
 fn offer(stock: &Stock, wish: &Wish<'_>, family: Family) -> Result<Spot, Rule> {
     let line = stock.line(family).ok_or(Rule::NoFamily(family))?;
     let spot = line.first_fit(wish.sharing, &wish.ports);
-    spot.ok_or_else(|| Rule::Exhausted { family, size: line.numbering.count() })
+    spot.ok_or_else(|| Rule::Exhausted { family, size: line.count() })
 }
 
 fn refused(pool: &PoolName, rules: Vec<Rule>) -> AllocError {

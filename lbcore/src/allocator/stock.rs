@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::free::FreeSet;
+use super::holders::Holders;
+use super::ledger::Id;
 use super::numbering::Numbering;
 use super::sharing::Group;
 use super::{Pool, Pools, Port, Rule, Sharing, Usage};
@@ -20,20 +22,72 @@ pub(super) struct Spot {
 /// The addresses that a pool gives of one family; never none.
 #[derive(Clone, Debug)]
 pub(super) struct Line {
-    pub(super) numbering: Numbering,
-    pub(super) free: FreeSet,
+    numbering: Numbering,
+    free: FreeSet,
+    holders: Holders,
     /// The addresses whose holders share them.
-    pub(super) groups: BTreeMap<Sharing, Group>,
+    groups: BTreeMap<Sharing, Group>,
     /// How many addresses are held.
-    pub(super) assigned: u128,
+    assigned: u128,
 }
 
 impl Line {
     fn new(pool: &Pool, family: Family) -> Option<Self> {
         let numbering = Numbering::new(&pool.ranges, family, pool.avoid_buggy);
         let last = numbering.last()?;
-        let free = FreeSet::new(Some(last), std::iter::empty());
-        Some(Self { numbering, free, groups: BTreeMap::new(), assigned: 0 })
+        Some(Self {
+            numbering,
+            free: FreeSet::new(Some(last), std::iter::empty()),
+            holders: Holders::default(),
+            groups: BTreeMap::new(),
+            assigned: 0,
+        })
+    }
+
+    /// `id` holds `number` from now on, serves `ports` there, and shares it as `sharing` says.
+    pub(super) fn hold(&mut self, number: u128, id: Id, sharing: Option<&Sharing>, ports: &[Port]) {
+        if self.holders.add(number, id) {
+            self.free.take(number);
+            self.assigned += 1;
+        }
+        if let Some(sharing) = sharing {
+            match self.groups.get_mut(sharing) {
+                Some(group) => group.join(number, ports),
+                None => self.groups.entry(sharing.clone()).or_default().join(number, ports),
+            }
+        }
+    }
+
+    /// `id` no longer holds `number`. What it served and shared is as it was told to [`Self::hold`].
+    pub(super) fn let_go(&mut self, number: u128, id: Id, sharing: Option<&Sharing>, ports: &[Port]) {
+        let free = self.holders.remove(number, id);
+        if free {
+            self.free.give(number);
+            self.assigned -= 1;
+        }
+        if let Some(sharing) = sharing
+            && let Some(group) = self.groups.get_mut(sharing)
+        {
+            group.leave(number, ports, free);
+            if group.is_empty() {
+                self.groups.remove(sharing);
+            }
+        }
+    }
+
+    /// How many addresses there are.
+    pub(super) fn count(&self) -> AddressCount {
+        self.numbering.count()
+    }
+
+    /// Those who hold `number`.
+    pub(super) fn holders(&self, number: u128) -> impl Iterator<Item = Id> {
+        self.holders.of(number)
+    }
+
+    /// Whether somebody who shares `number` as `sharing` says serves `port` there.
+    pub(super) fn serves(&self, sharing: &Sharing, number: u128, port: Port) -> bool {
+        self.groups.get(sharing).is_some_and(|group| group.serves(number, port))
     }
 
     /// The first address, in the order of giving, that is free or has room for a sharer that serves `ports`.
@@ -198,5 +252,16 @@ pub(super) const fn slot(family: Family) -> usize {
     match family {
         Family::V4 => 0,
         Family::V6 => 1,
+    }
+}
+
+#[cfg(any(test, fuzzing))]
+impl Line {
+    /// Asserts that it is as `recount`, which was entered number by number.
+    pub(super) fn audit(&self, recount: &Self) {
+        assert_eq!(self.free, recount.free);
+        assert_eq!(self.holders, recount.holders);
+        assert_eq!(self.groups, recount.groups);
+        assert_eq!(self.assigned, recount.assigned);
     }
 }
