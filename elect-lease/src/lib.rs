@@ -1,2 +1,18 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
+
+#[cfg(feature = "tokio")]
+mod driver;
+mod grants;
+pub mod machine;
+#[cfg(feature = "tokio")]
+pub mod memory;
+mod record;
+mod store;
+mod table;
+
+#[cfg(feature = "tokio")]
+pub use driver::{BuildError, Config, Driver, LeaseElector, RunError};
+#[cfg(feature = "tokio")]
+pub use memory::MemoryStore;
+pub use store::{Fetched, LeaseStore, StoreError, Versioned};

@@ -42,6 +42,7 @@ pub struct Lease<N> {
     /// Whether `known` may be outdated by a write of ours whose fate is unknown, or by somebody else's.
     doubt: bool,
     last_read: Instant,
+    as_of: Option<Instant>,
     held: Option<Held>,
     renew_at: Instant,
     read_at: Instant,
@@ -227,6 +228,7 @@ impl<N: Clone + PartialEq> Lease<N> {
             known: None,
             doubt: false,
             last_read: Instant::ZERO,
+            as_of: None,
             held: None,
             renew_at: Instant::ZERO,
             read_at: Instant::ZERO,
@@ -337,6 +339,12 @@ impl<N: Clone + PartialEq> Lease<N> {
         self.known.as_ref().map(Known::record)
     }
 
+    /// A time since which [`record`](Self::record) has been true, or became so: when the read or write was sent whose
+    /// answer it is. What was known by another way before that is older.
+    pub fn as_of(&self) -> Option<Instant> {
+        self.as_of
+    }
+
     fn advance(&mut self, now: Instant) {
         self.now = self.now.max(now);
         if self.expiry().is_some_and(|until| self.now >= until) {
@@ -377,8 +385,8 @@ impl<N: Clone + PartialEq> Lease<N> {
         if ticket < self.floor || ticket >= self.next_ticket {
             return;
         }
-        if self.reading.is_some_and(|(reading, _)| reading <= ticket) {
-            self.reading = None;
+        if let Some((_, asked)) = self.reading.take_if(|(reading, _)| *reading <= ticket) {
+            self.as_of = Some(asked);
         }
         self.read_at = self.now + self.timing.renew;
         self.floor = Ticket(ticket.0 + 1);
@@ -430,6 +438,7 @@ impl<N: Clone + PartialEq> Lease<N> {
                 let (term, beat) = (record.term, record.beat);
                 let (mine, fenced) = (self.is_mine(&record.state), record.state == State::Free);
                 self.floor = self.next_ticket;
+                self.as_of = Some(sent);
                 self.doubt = false;
                 self.learn(Some((revision, record)));
                 if mine {
