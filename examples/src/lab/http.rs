@@ -16,10 +16,20 @@ use tokio::task::JoinSet;
 /// Serves the application: answers each request with its version's name.
 ///
 /// Prints `ready` when it listens. Ends only on an error.
-pub(super) async fn serve(listen: SocketAddr, version: String) -> io::Result<()> {
-    let listener = TcpListener::bind(listen).await?;
-    println!("ready");
+pub(super) async fn serve(listen: Vec<SocketAddr>, version: String) -> io::Result<()> {
     let version = Bytes::from(version);
+    let mut listeners = JoinSet::new();
+    for address in listen {
+        listeners.spawn(accept(TcpListener::bind(address).await?, version.clone()));
+    }
+    println!("ready");
+    match listeners.join_next().await {
+        Some(ended) => ended.map_err(io::Error::other)?,
+        None => Ok(()),
+    }
+}
+
+async fn accept(listener: TcpListener, version: Bytes) -> io::Result<()> {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {

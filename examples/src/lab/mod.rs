@@ -17,7 +17,6 @@ mod run;
 mod scenario;
 mod story;
 
-use std::ffi::OsString;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -27,6 +26,7 @@ use clap::Parser;
 use lbcore::time::{Duration, Instant};
 
 use crate::netns::{self, Entered};
+use crate::node::{self, args::NodeArgs};
 
 pub use faults::FaultKind;
 pub use probe::ProbeArgs;
@@ -121,22 +121,27 @@ struct LabArgs {
     /// Folder of MetalLB, Kubernetes and Gateway API documents [default: examples/manifests/lab of the repository]
     #[arg(long, value_name = "DIR")]
     manifests: Option<PathBuf>,
+
+    /// The host name that the client asks for
+    #[arg(long, value_name = "NAME", default_value = "www.example.com")]
+    host: String,
+
+    /// The port that the client connects to [default: 80 of a Gateway, the first one of a Service]
+    #[arg(long, value_name = "PORT")]
+    port: Option<u16>,
 }
 
 /// What this program is when the lab starts it again inside a machine.
 #[derive(Debug, Parser)]
 enum Role {
-    #[command(name = RUN_NODE, disable_help_flag = true)]
-    Node {
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        args: Vec<OsString>,
-    },
+    #[command(name = RUN_NODE)]
+    Node(Box<NodeArgs>),
     #[command(name = RUN_PROBE)]
     Probe(ProbeArgs),
     #[command(name = RUN_APP)]
     App {
-        #[arg(long)]
-        listen: SocketAddr,
+        #[arg(long, required = true)]
+        listen: Vec<SocketAddr>,
         #[arg(long)]
         version: String,
     },
@@ -191,7 +196,7 @@ fn lab(begin: Instant, args: &LabArgs) -> Result<bool, LabError> {
         Some(folder) => folder.clone(),
         None => PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/manifests/lab")),
     };
-    let scenario = Scenario::read(&manifests)?;
+    let scenario = Scenario::read(&manifests, &args.host, args.port)?;
     run(begin, &scenario, &args.options, &|node| {
         let mut command = again(RUN_NODE);
         command.args(node);
@@ -208,10 +213,7 @@ fn again(role: &str) -> Command {
 
 fn play(role: Role) -> io::Result<ExitCode> {
     match role {
-        Role::Node { args } => {
-            eprintln!("TODO {args:?}");
-            Ok(ExitCode::FAILURE)
-        }
+        Role::Node(args) => Ok(node::main(&args)),
         Role::Probe(args) => probe::run(&args).map(|()| ExitCode::SUCCESS),
         Role::App { listen, version } => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

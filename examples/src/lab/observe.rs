@@ -37,7 +37,7 @@ struct Process {
     /// Whether the present one has said that it is ready.
     ready: bool,
     /// How many members of its cluster it last spoke of.
-    members: Option<u64>,
+    members: Option<usize>,
     last_words: VecDeque<String>,
 }
 
@@ -47,7 +47,7 @@ impl Process {
         let kind = event.as_ref().and_then(|event| event.get("event")?.as_str());
         self.ready |= line == "ready" || kind == Some("ready");
         if kind == Some("members") {
-            self.members = event.as_ref().and_then(|event| event.get("count")?.as_u64());
+            self.members = event.as_ref().and_then(|event| Some(event.get("members")?.as_array()?.len()));
         }
         if self.last_words.len() == LAST_WORDS {
             self.last_words.pop_front();
@@ -76,7 +76,7 @@ impl Observations {
     }
 
     /// Whether it sees that many members; `true` for one that does not speak of members.
-    pub(super) fn sees_members(&self, process: &str, count: u64) -> bool {
+    pub(super) fn sees_members(&self, process: &str, count: usize) -> bool {
         self.processes.get(process).and_then(|process| process.members).is_none_or(|members| members == count)
     }
 
@@ -150,7 +150,7 @@ impl Observer {
 
     /// A process of that name starts; what its forerunner said is forgotten. The function returned reads an output
     /// of it: a line `ready` or a JSON object with `"event":"ready"` makes the process ready, one with
-    /// `"event":"members"` and a `count` says how many members it sees.
+    /// `"event":"members"` says which `members` it sees.
     pub(super) fn watch_process(&self, name: &str, story: &Story) -> impl Fn(Box<dyn Read + Send>) + use<> {
         let mut incarnation = 0;
         self.update(|state| {

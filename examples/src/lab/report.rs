@@ -294,13 +294,13 @@ mod tests {
             ("the service never comes back", |run| run.log.truncate(85)),
             ("it comes back too late", |run| {
                 for attempt in &mut run.log[80..] {
-                    attempt.start = attempt.start + GAP_LIMIT;
+                    attempt.start += GAP_LIMIT;
                     attempt.end = attempt.start;
                 }
             }),
             ("nobody took over", |run| run.faults[0].moved = false),
             ("the former owner goes on claiming", |run| {
-                run.claims.extend([claim(90, "n1"), claim(95, "n2")])
+                run.claims.extend([claim(90, "n1"), claim(95, "n2")]);
             }),
             ("two owners before the first fault", |run| {
                 run.claims.splice(1..1, [claim(10, "n3"), claim(11, "n1"), claim(12, "n3")]);

@@ -135,7 +135,7 @@ fn write_key() -> Result<PathBuf, LabError> {
         let mut key = [0; 32];
         File::open("/dev/urandom")?.read_exact(&mut key)?;
         let mut file = File::options().write(true).create_new(true).mode(0o600).open(&path)?;
-        io::Write::write_all(&mut file, &key)
+        io::Write::write_all(&mut file, key.map(|byte| format!("{byte:02x}")).concat().as_bytes())
     };
     match write() {
         Ok(()) => Ok(path),
@@ -200,7 +200,7 @@ impl Lab<'_> {
             self.cluster.add(&node.name, &[on_segment(node.address)])?;
         }
         for app in &scenario.apps {
-            self.cluster.add(&app.name, &[on_segment(app.listen.ip())])?;
+            self.cluster.add(&app.name, &[on_segment(app.address)])?;
         }
         self.cluster.add(CLIENT, &[on_segment(scenario.client)])?;
         let tap = self.cluster.segment.tap(TapFilter::Neighbour)?;
@@ -225,7 +225,10 @@ impl Lab<'_> {
     fn start(&mut self) -> Result<std::process::Child, LabError> {
         for app in &self.scenario.apps {
             let mut command = again(RUN_APP);
-            command.args(["--listen", &app.listen.to_string(), "--version", &app.name]);
+            command.args(["--version", &app.name]);
+            for port in &app.ports {
+                command.args(["--listen", &SocketAddr::new(app.address, *port).to_string()]);
+            }
             self.cluster.start(&app.name, &mut command)?;
         }
         for node in &self.scenario.nodes {
@@ -279,7 +282,7 @@ impl Lab<'_> {
     /// Waits until each node has said that it is ready, and none sees fewer members than there are.
     fn await_nodes(&mut self) -> Result<(), LabError> {
         let names: Vec<&str> = self.scenario.nodes.iter().map(|node| node.name.as_str()).collect();
-        let count = u64::try_from(names.len()).unwrap_or(u64::MAX);
+        let count = names.len();
         let missing = |state: &Observations| {
             names.iter().copied().find(|name| !state.is_ready(name) || !state.sees_members(name, count))
         };
