@@ -116,8 +116,15 @@ impl LeaseElector {
             renewals: watch::Sender::new(Renewals::default()),
             conditions: watch::Sender::new(Vec::new()),
         });
-        let driver =
-            Driver { shared: shared.clone(), machine, store, clock, farewell, duration: timing.duration, timeout: timing.timeout };
+        let driver = Driver {
+            shared: shared.clone(),
+            machine,
+            store,
+            clock,
+            farewell,
+            duration: timing.duration,
+            timeout: timing.timeout,
+        };
         Ok((Self { shared }, driver))
     }
 

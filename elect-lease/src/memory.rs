@@ -63,7 +63,9 @@ impl MemoryStore {
     fn read_all(&self, prefix: &str) -> BTreeMap<String, Versioned> {
         let records = lock(&self.0);
         let from = records.records.range(prefix.to_owned()..);
-        from.take_while(|(key, _)| key.starts_with(prefix)).map(|(key, value)| (key.clone(), value.clone())).collect()
+        from.take_while(|(key, _)| key.starts_with(prefix))
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect()
     }
 
     fn swap(&self, key: &str, expected: Option<&Revision>, value: Bytes) -> Result<Revision, StoreError> {
@@ -245,10 +247,7 @@ mod tests {
     async fn a_swap_needs_the_revision() {
         let store = MemoryStore::new();
         let first = store.compare_and_swap("a/1", None, bytes("x")).await.unwrap();
-        assert!(matches!(
-            store.compare_and_swap("a/1", None, bytes("y")).await,
-            Err(StoreError::Conflict)
-        ));
+        assert!(matches!(store.compare_and_swap("a/1", None, bytes("y")).await, Err(StoreError::Conflict)));
         let second = store.compare_and_swap("a/1", Some(&first), bytes("y")).await.unwrap();
         assert!(store.compare_and_swap("a/1", Some(&first), bytes("z")).await.is_err());
         assert_eq!(store.get("a/1", Some(&second)).await.unwrap(), Fetched::Unchanged);

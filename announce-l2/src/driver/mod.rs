@@ -23,7 +23,7 @@ pub use linux::{
     BuildError, Config, InterfaceFilter, IoCounters, KernelAnswer, PacketIo, check_permission, kernel_answers,
 };
 
-use crate::machine::{self, Claimant, Counters, Event, Input, Responder, Transmit};
+use crate::machine::{self, Claimant, Counters, Event, Input, Interface, Responder, Transmit};
 
 /// What the announcer and its driver have in common.
 #[derive(Debug)]
@@ -31,6 +31,8 @@ struct Shared {
     mailbox: Mutex<Mailbox>,
     news: Notify,
     status: watch::Sender<Arc<AnnounceStatus>>,
+    interfaces: watch::Sender<Arc<[Interface]>>,
+    counters: watch::Sender<Counters>,
 }
 
 /// What the announcer was told and the driver has not taken yet: of each kind the latest only, so it does not grow
@@ -62,7 +64,6 @@ impl Shared {
 #[derive(Clone, Debug)]
 pub struct L2Announcer {
     shared: Arc<Shared>,
-    counters: watch::Receiver<Counters>,
 }
 
 impl L2Announcer {
@@ -80,15 +81,23 @@ impl L2Announcer {
     /// An announcer on any segment.
     pub fn with_io<IO: FrameIo>(config: machine::Config, io: IO) -> (Self, Driver<IO>) {
         let (status, _) = watch::channel(Arc::default());
-        let (counters, counters_seen) = watch::channel(Counters::default());
-        let shared = Arc::new(Shared { mailbox: Mutex::default(), news: Notify::new(), status });
-        let driver = Driver { shared: shared.clone(), machine: Responder::new(config), io, counters };
-        (Self { shared, counters: counters_seen }, driver)
+        let (interfaces, _) = watch::channel(Arc::from(io.interfaces()));
+        let (counters, _) = watch::channel(Counters::default());
+        let mailbox = Mutex::default();
+        let shared = Arc::new(Shared { mailbox, news: Notify::new(), status, interfaces, counters });
+        let driver = Driver { shared: shared.clone(), machine: Responder::new(config), io };
+        (Self { shared }, driver)
     }
 
-    /// What happened to frames, by reason. Published about once a second while frames come and go.
+    /// The interfaces that are worked on, with their hardware addresses and whether they are up: what a node tells
+    /// the others of itself, and what it takes into account when it says that it is eligible.
+    pub fn interfaces(&self) -> watch::Receiver<Arc<[Interface]>> {
+        self.shared.interfaces.subscribe()
+    }
+
+    /// What happened to frames, by reason. Published at most once a second, and at the end.
     pub fn counters(&self) -> watch::Receiver<Counters> {
-        self.counters.clone()
+        self.shared.counters.subscribe()
     }
 }
 
@@ -137,7 +146,6 @@ pub struct Driver<IO> {
     shared: Arc<Shared>,
     machine: Responder,
     io: IO,
-    counters: watch::Sender<Counters>,
 }
 
 /// What woke the driver.
@@ -162,13 +170,14 @@ impl<IO: FrameIo> Driver<IO> {
     /// # Errors
     /// [`RunError`] if the sockets fail as a whole; the announcer is silent then.
     pub async fn run(self, stop: impl Future<Output = Stop>) -> Result<(), RunError> {
-        let Self { shared, mut machine, mut io, counters } = self;
+        let Self { shared, mut machine, mut io } = self;
         // Whatever ends this future, the status is empty afterwards.
         let _silence = Silence(shared.clone());
         let mut stop = pin!(stop);
         let mut batch = Batch::new();
         let mut unsent: Vec<Transmit> = Vec::with_capacity(BATCH);
         let (mut status_version, mut watch_version) = (None, None);
+        let mut interest = None;
         let mut counters_at = Instant::ZERO;
 
         machine.handle(io.now(), Input::Interfaces(&io.interfaces()));
@@ -178,7 +187,12 @@ impl<IO: FrameIo> Driver<IO> {
                 let mut addresses: Vec<_> = machine.watched().collect();
                 addresses.sort_unstable();
                 addresses.dedup();
-                io.attend(&Interest { addresses, groups: machine.groups() });
+                let wanted = Some(Interest { addresses, groups: machine.groups() });
+                // A takeover by a prepared candidate changes nothing here.
+                if wanted != interest {
+                    wanted.iter().for_each(|wanted| io.attend(wanted));
+                    interest = wanted;
+                }
             }
             while unsent.len() < BATCH
                 && let Some(transmit) = machine.poll_output()
@@ -194,12 +208,16 @@ impl<IO: FrameIo> Driver<IO> {
                 publish(&shared, &machine, &io);
             }
             let now = io.now();
-            if *machine.counters() != *counters.borrow() && now >= counters_at {
-                counters_at = now + COUNTERS_EVERY;
-                counters.send_replace(*machine.counters());
+            let mut due = machine.poll_timeout();
+            if *machine.counters() != *shared.counters.borrow() {
+                if now >= counters_at {
+                    counters_at = now + COUNTERS_EVERY;
+                    shared.counters.send_replace(*machine.counters());
+                } else {
+                    due = Some(due.map_or(counters_at, |due| due.min(counters_at)));
+                }
             }
-
-            let timeout = machine.poll_timeout().map(|due| due.saturating_since(now));
+            let timeout = due.map(|due| due.saturating_since(now));
             let wake = poll_fn(|cx| {
                 // Of a frame whose time has passed while the segment was congested nothing is sent.
                 if !unsent.is_empty() {
@@ -237,7 +255,7 @@ impl<IO: FrameIo> Driver<IO> {
             match wake {
                 Wake::Stopped => {
                     machine.handle(io.now(), Input::Withdraw);
-                    counters.send_replace(*machine.counters());
+                    shared.counters.send_replace(*machine.counters());
                     return Ok(());
                 }
                 Wake::Told => take_mail(&shared, &mut machine, &io),
@@ -247,7 +265,7 @@ impl<IO: FrameIo> Driver<IO> {
                     if batch.interfaces_changed {
                         status_version = None;
                     }
-                    take_batch(&mut machine, &io, &mut batch);
+                    take_batch(&shared, &mut machine, &io, &mut batch);
                 }
             }
         }
@@ -268,10 +286,14 @@ fn take_mail<IO: FrameIo>(shared: &Shared, machine: &mut Responder, io: &IO) {
     }
 }
 
-fn take_batch<IO: FrameIo>(machine: &mut Responder, io: &IO, batch: &mut Batch) {
+fn take_batch<IO: FrameIo>(shared: &Shared, machine: &mut Responder, io: &IO, batch: &mut Batch) {
     let now = io.now();
     if batch.interfaces_changed {
-        machine.handle(now, Input::Interfaces(&io.interfaces()));
+        let interfaces = io.interfaces();
+        machine.handle(now, Input::Interfaces(&interfaces));
+        if *interfaces != **shared.interfaces.borrow() {
+            shared.interfaces.send_replace(interfaces.into());
+        }
     }
     for interface in &batch.reannounce {
         machine.handle(now, Input::Reannounce(*interface));

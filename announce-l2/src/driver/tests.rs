@@ -192,9 +192,12 @@ fn a_cut_cable_is_a_condition_and_its_repair_is_announced() {
     let status = world.announcer.status().borrow().clone();
     assert!(!status.entries[&vip()].is_announced());
     assert_eq!(status.conditions[0].reason, "InterfaceDown");
+    let up = |world: &World| world.announcer.interfaces().borrow().iter().any(|interface| interface.up);
+    assert!(!up(&world), "an election can take it into account");
     world.heard.clear();
     world.segment.set_link(world.node, true);
     world.advance(Duration::from_millis(5));
+    assert!(up(&world));
     assert_eq!(world.heard.len(), 1, "announced at once");
     assert!(world.announcer.status().borrow().entries[&vip()].is_announced());
 }
@@ -261,7 +264,7 @@ impl FrameIo for Congested {
     fn now(&self) -> Instant {
         self.port.now()
     }
-    fn interfaces(&self) -> Vec<machine::Interface> {
+    fn interfaces(&self) -> Vec<Interface> {
         self.port.interfaces()
     }
     fn attend(&mut self, interest: &Interest) {

@@ -6,9 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use announce_bgp::BgpAnnouncer;
+use announce_l2::machine::Interface;
 use lbcore::allocator::{IpAllocator, PoolAllocator};
 use lbcore::announce::{AnnounceSet, AnnounceState, Announcement, Announcer};
 use lbcore::condition::Condition;
@@ -16,6 +16,7 @@ use lbcore::elect::{Bid, Candidacy, LeaderElector, Ownership, Term};
 use lbcore::id::{NodeName, OwnerKey, Role};
 use lbcore::manifest::Objects;
 use lbcore::plan::{self, Allocations, LocalHealth, World};
+use lbcore::time::{Duration, Instant};
 use tokio::time::timeout;
 
 use super::bgp;
@@ -23,6 +24,7 @@ use super::delivery::Delivery;
 use super::events::{Event, Teller};
 use super::forward::Forwarder;
 use super::gateway::Gateways;
+use super::links::Links;
 use super::manifests::Manifests;
 use super::readiness::Readiness;
 use super::services;
@@ -46,6 +48,8 @@ pub struct Hands {
     pub forwarder: Option<Forwarder>,
     /// Serves Gateways.
     pub gateways: Gateways,
+    /// Whether there are no other nodes, so that nobody can own what this one claims.
+    pub alone: bool,
 }
 
 impl Hands {
@@ -65,6 +69,7 @@ pub struct Controller {
     world: World,
     allocations: Allocations,
     health: LocalHealth,
+    links: Links,
     /// Of the last candidacy or set; raised with each that differs from the one before.
     generation: u64,
     bids: BTreeMap<Role, Bid>,
@@ -98,6 +103,7 @@ impl Controller {
             world: World::default(),
             allocations: Allocations::default(),
             health: LocalHealth::default(),
+            links: Links::default(),
             generation: 0,
             bids: BTreeMap::new(),
             desired: BTreeMap::new(),
@@ -160,6 +166,18 @@ impl Controller {
         }
     }
 
+    /// Heeds which interfaces are up.
+    pub async fn set_interfaces(&mut self, interfaces: &[Interface]) {
+        self.links.update(Instant::now(), interfaces);
+        self.apply().await;
+    }
+
+    /// How long until [`apply`](Self::apply) has something to do though nothing happened; `None` if it never does.
+    pub fn due(&self) -> Option<Duration> {
+        let now = Instant::now();
+        Some(self.links.next_change(now)?.saturating_since(now))
+    }
+
     /// Whether this node owns nothing any more.
     pub fn owns_nothing(&self) -> bool {
         self.hands.elector.ownership().borrow().mine.is_empty()
@@ -168,6 +186,10 @@ impl Controller {
     /// Makes this machine, the elector and the announcers do what the plan says.
     pub async fn apply(&mut self) {
         let ownership = self.hands.elector.ownership().borrow().clone();
+        if self.hands.l2.is_some() {
+            let heard = self.hands.alone || ownership.members.len() > 1;
+            self.health.interfaces = Some(self.links.reliable(Instant::now(), heard));
+        }
 
         // First everything that an announcement relies on …
         let wanted = self.candidate_addresses();

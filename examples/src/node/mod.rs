@@ -11,6 +11,7 @@ pub mod delivery;
 pub mod events;
 pub mod forward;
 pub mod gateway;
+pub mod links;
 pub mod manifests;
 pub mod readiness;
 pub mod services;
@@ -21,6 +22,7 @@ use std::time::Duration;
 
 use announce_bgp::BgpAnnouncer;
 use announce_l2::driver::{self as l2, L2Announcer};
+use announce_l2::machine::Interface;
 use elect_gossip::{ClusterKey, GossipElector, Keyring, Timing};
 use lbcore::announce::{Announcer, Stop};
 use lbcore::elect::{LeaderElector, Solo};
@@ -105,7 +107,9 @@ impl Stage {
                 Err(_) => Stop::Withdraw,
             }
         }));
-        self.tasks.spawn(async move { running.await.map_err(|error| NodeError::new(format!("{name} failed"), error)) });
+        self.tasks.spawn(async move {
+            running.await.map_err(|error| NodeError::new(format!("{name} failed"), error))
+        });
     }
 
     /// Waits until one of them fails. Cancel safe.
@@ -138,7 +142,11 @@ async fn run(args: &NodeArgs) -> Result<(), NodeError> {
     let mut signals = Signals::new().map_err(|error| NodeError::new("cannot listen for signals", error))?;
     let (mut announcing, mut electing, mut serving) = (Stage::default(), Stage::default(), Stage::default());
 
-    let elector = start_elector(args, &me, &mut electing)?;
+    let gossip = start_gossip(args, &me, &mut electing)?;
+    let elector: Arc<dyn LeaderElector> = match &gossip {
+        Some(gossip) => Arc::new(gossip.clone()),
+        None => Arc::new(Solo::new(me.clone())),
+    };
     let l2 = if args.announce.l2() { Some(start_l2(args, &mut announcing)?) } else { None };
     let delivery = match args.delivery {
         DeliveryMode::Lo => {
@@ -148,24 +156,31 @@ async fn run(args: &NodeArgs) -> Result<(), NodeError> {
         DeliveryMode::None => None,
     };
     let mut manifests = Manifests::new(&args.manifests);
-    let bgp = if args.announce.bgp() { Some(start_bgp(args, &me, &mut manifests, &mut announcing)?) } else { None };
+    let bgp =
+        if args.announce.bgp() { Some(start_bgp(args, &me, &mut manifests, &mut announcing)?) } else { None };
     let hands = Hands {
         elector: elector.clone(),
-        l2: l2.clone(),
+        l2: l2.clone().map(|l2| Arc::new(l2) as Arc<dyn Announcer>),
         bgp: bgp.clone(),
         delivery,
         forwarder: start_forwarder(args, &teller).await?,
         gateways: Gateways::start(&mut serving, args.grace),
+        alone: gossip.is_none(),
     };
     // Routes are announced by every node at once: only the segment needs leases.
-    let fenced: Vec<Arc<dyn Announcer>> = l2.into_iter().collect();
+    let fenced: Vec<Arc<dyn Announcer>> = hands.l2.iter().cloned().collect();
     announcing.spawn("renewing", |stop| renew(elector.clone(), fenced, stop));
 
     // Taken before the first candidacy, so that no answer to it is missed.
     let mut ownership = elector.ownership();
+    let mut interfaces = l2.as_ref().map(L2Announcer::interfaces);
     let mut controller = Controller::new(me, teller.clone(), hands, manifests);
     let mut checks = Checks::start(&args.checks, args.pace());
     controller.set_readiness(checks.readiness()).await;
+    if let Some(interfaces) = &mut interfaces {
+        let now = interfaces.borrow_and_update().clone();
+        heed_interfaces(&mut controller, gossip.as_ref(), &now).await;
+    }
     controller.reload().await;
     teller.tell(&Event::Ready);
 
@@ -175,6 +190,8 @@ async fn run(args: &NodeArgs) -> Result<(), NodeError> {
         tokio::select! {
             biased;
             _ = ownership.changed() => controller.apply().await,
+            now = changed(&mut interfaces) => heed_interfaces(&mut controller, gossip.as_ref(), &now).await,
+            () = after(controller.due()) => controller.apply().await,
             () = checks.changed() => controller.set_readiness(checks.readiness()).await,
             asked = signals.next() => match asked {
                 Asked::Stop => break Ok(()),
@@ -211,14 +228,37 @@ async fn run(args: &NodeArgs) -> Result<(), NodeError> {
     ended
 }
 
-fn start_elector(
+/// Waits for other interfaces. Cancel safe. Without an announcer on the segment they never come.
+async fn changed(interfaces: &mut Option<watch::Receiver<Arc<[Interface]>>>) -> Arc<[Interface]> {
+    let Some(interfaces) = interfaces else { return std::future::pending().await };
+    if interfaces.changed().await.is_err() {
+        // The announcer's end is told by its stage.
+        std::future::pending::<()>().await;
+    }
+    interfaces.borrow_and_update().clone()
+}
+
+async fn after(span: Option<Duration>) {
+    match span {
+        Some(span) => tokio::time::sleep(span).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The others are told our hardware addresses, so that they can tell us from a stranger.
+async fn heed_interfaces(controller: &mut Controller, gossip: Option<&GossipElector>, now: &[Interface]) {
+    if let Some(gossip) = gossip {
+        gossip.set_hardware(now.iter().map(|link| (link.name.clone(), link.mac.0)).collect());
+    }
+    controller.set_interfaces(now).await;
+}
+
+fn start_gossip(
     args: &NodeArgs,
     me: &NodeName,
     stage: &mut Stage,
-) -> Result<Arc<dyn LeaderElector>, NodeError> {
-    let (Some(listen), Some(key_file)) = (args.listen_gossip, &args.key_file) else {
-        return Ok(Arc::new(Solo::new(me.clone())));
-    };
+) -> Result<Option<GossipElector>, NodeError> {
+    let (Some(listen), Some(key_file)) = (args.listen_gossip, &args.key_file) else { return Ok(None) };
     let unreadable = |error| NodeError::new(format!("cannot read {}", key_file.display()), error);
     let key = std::fs::read_to_string(key_file).map_err(unreadable)?;
     let key: ClusterKey =
@@ -229,10 +269,10 @@ fn start_elector(
     let (elector, driver) =
         GossipElector::new(config).map_err(|error| NodeError::new("cannot join the other nodes", error))?;
     stage.spawn("gossip", |stop| driver.run(stop));
-    Ok(Arc::new(elector))
+    Ok(Some(elector))
 }
 
-fn start_l2(args: &NodeArgs, stage: &mut Stage) -> Result<Arc<dyn Announcer>, NodeError> {
+fn start_l2(args: &NodeArgs, stage: &mut Stage) -> Result<L2Announcer, NodeError> {
     let mut config = l2::Config::default();
     if !args.interfaces.is_empty() {
         config.interfaces = l2::InterfaceFilter::only(&args.interfaces);
@@ -240,7 +280,7 @@ fn start_l2(args: &NodeArgs, stage: &mut Stage) -> Result<Arc<dyn Announcer>, No
     let (announcer, driver) =
         L2Announcer::new(config).map_err(|error| NodeError::new("cannot answer on the segment", error))?;
     stage.spawn("answering on the segment", |stop| driver.run(stop));
-    Ok(Arc::new(announcer))
+    Ok(announcer)
 }
 
 fn start_bgp(
@@ -270,7 +310,8 @@ async fn start_forwarder(args: &NodeArgs, teller: &Teller) -> Result<Option<Forw
         ForwardMode::Auto => {
             let (forwarder, why) = Forwarder::new().await;
             if let Some(why) = why {
-                let notice = format!("plain services are relayed by this process, since the kernel cannot: {why}");
+                let notice =
+                    format!("plain services are relayed by this process, since the kernel cannot: {why}");
                 teller.tell(&Event::Notice(notice));
             }
             forwarder

@@ -197,6 +197,7 @@ impl PacketIo {
         let count = self.receivers.len();
         for offset in 0..count {
             let Some(receiver) = self.receivers.get((self.turn + offset) % count) else { continue };
+            let mut errors = 0;
             while !batch.is_full() {
                 let Poll::Ready(Ok(mut guard)) = receiver.fd.poll_read_ready(cx) else { break };
                 let mut received = [socket::Received::default(); BATCH];
@@ -225,9 +226,16 @@ impl PacketIo {
                             guard.clear_ready();
                         }
                     }
-                    // The error is consumed by the call that tells it (ENETDOWN: the interface went down), so that
-                    // this does not spin.
-                    Ok(Err(_)) => self.counters.receive_failed += 1,
+                    // The error is consumed by the call that tells it (ENETDOWN: the interface went down). One that
+                    // stays is left until the kernel reports readiness anew.
+                    Ok(Err(_)) => {
+                        self.counters.receive_failed += 1;
+                        errors += 1;
+                        if errors > 3 {
+                            guard.clear_ready();
+                            break;
+                        }
+                    }
                 }
             }
         }
@@ -341,5 +349,39 @@ impl FrameIo for PacketIo {
             conditions.push(Condition::no("InterfaceReady", "MulticastFailed", message));
         }
         conditions
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Run as root and as an ordinary user, this covers both.
+    #[test]
+    fn the_permission_that_is_missing_is_named() {
+        match check_permission() {
+            Ok(()) => {}
+            Err(error @ BuildError::Permission(_)) => {
+                assert!(error.to_string().contains("CAP_NET_RAW"), "{error}")
+            }
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+
+    #[test]
+    fn without_a_runtime_it_is_an_error_and_no_panic() {
+        let made = PacketIo::open(&Config::default()).map(drop);
+        assert!(matches!(made, Err(BuildError::NoRuntime)), "{made:?}");
+    }
+
+    #[test]
+    fn a_stamp_is_turned_into_our_time_or_distrusted() {
+        let (wall, ours) = (Duration::from_secs(1000), Instant::from_millis(50_000));
+        let clocks = Clocks(std::cell::OnceCell::from(Some((wall, ours))));
+        let stamp = |millis| clocks.received(Duration::from_millis(millis));
+        assert_eq!(stamp(1_000_000), Some(ours));
+        assert_eq!(stamp(999_900), Some(Instant::from_millis(49_900)), "100 ms old");
+        assert_eq!(stamp(1_000_010), Some(ours), "it came while the batch was read");
+        assert_eq!(stamp(1_000_100), None, "the wall clock was set back");
     }
 }

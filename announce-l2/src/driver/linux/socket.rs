@@ -1,7 +1,7 @@
 //! Packet sockets: the only place that talks to the kernel without a safe wrapper.
 //!
 //! nix has `recvmmsg`, but its reusable headers keep the control length of the previous call, so that timestamps go
-//! missing; and neither nix nor socket2 attaches filters or binds packet sockets.
+//! missing; and neither nix nor socket2 makes the address to bind a packet socket to.
 #![expect(
     unsafe_code,
     reason = "packet sockets, their filters and message batches have no safe wrapper that is right"
@@ -13,6 +13,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socket, sockopt};
+use socket2::{SockFilter, SockRef};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -67,24 +68,9 @@ pub(super) fn receiver(
 
 /// Replaces the filter of a socket, atomically.
 pub(super) fn attach(fd: BorrowedFd<'_>, program: &[Insn]) -> io::Result<()> {
-    let mut filter: Vec<libc::sock_filter> = program
-        .iter()
-        .map(|insn| libc::sock_filter { code: insn.code, jt: insn.jt, jf: insn.jf, k: insn.k })
-        .collect();
-    let len = u16::try_from(filter.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
-    let program = libc::sock_fprog { len, filter: filter.as_mut_ptr() };
-    // SAFETY: `program` points to `len` instructions that live until the call returns; the kernel copies and verifies
-    // them. The length given is that of the structure pointed to.
-    let result = unsafe {
-        libc::setsockopt(
-            fd.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_ATTACH_FILTER,
-            (&raw const program).cast(),
-            socklen(size_of::<libc::sock_fprog>()),
-        )
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    let program: Vec<SockFilter> =
+        program.iter().map(|insn| SockFilter::new(insn.code, insn.jt, insn.jf, insn.k)).collect();
+    SockRef::from(&fd).attach_filter(&program)
 }
 
 fn bind(fd: BorrowedFd<'_>, interface: IfIndex, protocol: EtherType) -> io::Result<()> {
