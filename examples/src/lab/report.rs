@@ -35,7 +35,7 @@ pub struct Run {
     pub begin: Instant,
     /// When measuring ended.
     pub end: Instant,
-    /// The attempts from the first answered one to the end, by their start.
+    /// The attempts that were started after the first answer came, until the end, by their start.
     pub log: Vec<Attempt>,
     /// Idle connections that were cut.
     pub idle_cuts: u64,

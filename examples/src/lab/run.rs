@@ -257,6 +257,8 @@ impl Lab<'_> {
         self.cluster.start(name, &mut (self.node_command)(&args))
     }
 
+    /// When the first answer came: before that there was no service that could fail a request, though requests may
+    /// have waited for it.
     fn first_answer(&mut self) -> Result<Instant, LabError> {
         let target = self.scenario.target;
         let deadline = Instant::now() + START_LIMIT;
@@ -267,7 +269,7 @@ impl Lab<'_> {
                 let said =
                     format!("first answer from {target} ({} with the host {})", "GET /", self.scenario.host);
                 self.story.tell(attempt.end, "first-answer", json!({}), &said);
-                Ok(attempt.start)
+                Ok(attempt.end)
             }
             None => {
                 let last = self.observer.lock().attempts.last().cloned();
