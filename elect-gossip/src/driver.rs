@@ -35,7 +35,7 @@ impl GossipElector {
     ///
     /// # Errors
     /// [`BuildError`].
-    pub fn new(config: Config) -> Result<(Self, Driver), BuildError> {
+    pub fn new(config: &Config) -> Result<(Self, Driver), BuildError> {
         Self::with_clock(config, Arc::new(SystemClock))
     }
 
@@ -43,7 +43,7 @@ impl GossipElector {
     ///
     /// # Errors
     /// [`BuildError`].
-    pub fn with_clock(config: Config, clock: Arc<dyn Clock>) -> Result<(Self, Driver), BuildError> {
+    pub fn with_clock(config: &Config, clock: Arc<dyn Clock>) -> Result<(Self, Driver), BuildError> {
         config.validate()?;
         let (socket, listener, bound) = bind(config.bind)?;
         let address = config.advertise.unwrap_or(bound);
@@ -53,7 +53,7 @@ impl GossipElector {
         let mut seed = [0; 32];
         getrandom::fill(&mut seed)
             .map_err(|error| BuildError::Randomness { source: io::Error::other(error.to_string()) })?;
-        let machine = Machine::new(&config, address, seed, clock.now())?;
+        let machine = Machine::new(config, address, seed, clock.now())?;
         let (elector, attachment) = Self::detached();
         Ok((elector, Driver { attachment, machine, socket, listener, address, clock }))
     }

@@ -54,7 +54,7 @@ async fn three_nodes_elect_fail_over_and_leave() {
     let mut built: Vec<(GossipElector, Driver)> = Vec::new();
     for name in ["n1", "n2", "n3"] {
         let seeds: Vec<_> = built.iter().map(|(_, driver)| driver.address()).collect();
-        built.push(GossipElector::new(config(name, &seeds)).unwrap());
+        built.push(GossipElector::new(&config(name, &seeds)).unwrap());
     }
     let mut tasks = JoinSet::new();
     let mut electors = Vec::new();
@@ -109,10 +109,10 @@ async fn three_nodes_elect_fail_over_and_leave() {
 
 #[tokio::test]
 async fn a_stranger_is_not_listened_to() {
-    let (inside, driver) = GossipElector::new(config("n1", &[])).unwrap();
+    let (inside, driver) = GossipElector::new(&config("n1", &[])).unwrap();
     let mut foreign = config("n2", &[driver.address()]);
     foreign.keys = Keyring::new(ClusterKey::new([8; 32]));
-    let (stranger, other) = GossipElector::new(foreign).unwrap();
+    let (stranger, other) = GossipElector::new(&foreign).unwrap();
     bid(&inside);
     bid(&stranger);
     let mut tasks = JoinSet::new();
@@ -131,20 +131,20 @@ async fn a_stranger_is_not_listened_to() {
 
 #[tokio::test]
 async fn what_cannot_be_built_says_why() {
-    let (_elector, driver) = GossipElector::new(config("n1", &[])).unwrap();
+    let (_elector, driver) = GossipElector::new(&config("n1", &[])).unwrap();
     let taken = Config::new("n2", driver.address(), key());
-    let error = GossipElector::new(taken).unwrap_err();
+    let error = GossipElector::new(&taken).unwrap_err();
     assert_eq!(error.to_string(), format!("cannot listen on UDP {}", driver.address()));
     assert!(
         matches!(error, BuildError::Bind { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse)
     );
 
     let nowhere = Config::new("n2", SocketAddr::from(([0, 0, 0, 0], 0)), key());
-    assert!(matches!(GossipElector::new(nowhere.clone()), Err(BuildError::Advertise { .. })));
+    assert!(matches!(GossipElector::new(&nowhere), Err(BuildError::Advertise { .. })));
     let (_elector, driver) =
-        GossipElector::new(nowhere.with_advertise("192.0.2.1:7946".parse().unwrap())).unwrap();
+        GossipElector::new(&nowhere.with_advertise("192.0.2.1:7946".parse().unwrap())).unwrap();
     assert_eq!(driver.address(), "192.0.2.1:7946".parse().unwrap());
 
-    let nameless = GossipElector::new(Config::new("", any_port(), key())).unwrap_err();
+    let nameless = GossipElector::new(&Config::new("", any_port(), key())).unwrap_err();
     assert_eq!(nameless.to_string(), "the name of a node has 1 to 253 bytes, not 0");
 }

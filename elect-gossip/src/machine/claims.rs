@@ -358,10 +358,10 @@ impl Machine {
         }
         let (now, takeover) = (self.now, self.timing.takeover());
         let known = self.peers.values().all(|peer| peer.behind_since.is_none_or(|at| at + takeover <= now));
-        if let Some(at) = self.peers.values().filter_map(|peer| peer.behind_since).min() {
-            if now < at + takeover {
-                self.wake_at(at + takeover);
-            }
+        if let Some(at) = self.peers.values().filter_map(|peer| peer.behind_since).min()
+            && now < at + takeover
+        {
+            self.wake_at(at + takeover);
         }
         let ready = known && self.phase == Phase::Settled && self.deadline.is_some();
         View { ready, dealer, target: spread(&bids, &current) }

@@ -563,7 +563,7 @@ impl Machine {
             self.dirty |= matches!(self.phase, Phase::Listening { .. });
         }
         for heard in heartbeat.heard {
-            self.hear_of(from, heard);
+            self.hear_of(from, &heard);
         }
         self.catch_up(from, from);
         if heartbeat.wants_reply {
@@ -572,7 +572,7 @@ impl Machine {
     }
 
     /// Another member says what it knows of a third.
-    fn hear_of(&mut self, from: &NodeName, heard: Heard) {
+    fn hear_of(&mut self, from: &NodeName, heard: &Heard) {
         if heard.node == self.me {
             if heard.boot == self.boot
                 && let Some(peer) = self.peers.get_mut(from)

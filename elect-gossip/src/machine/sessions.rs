@@ -34,7 +34,7 @@ impl Machine {
             return;
         }
         if let Message::Hello(hello) = packet.message {
-            return self.handle_hello(from, boot, sequence, packet.from, packet.token, hello);
+            return self.handle_hello(from, boot, sequence, &packet.from, packet.token, hello);
         }
         let session = self.peers.get_mut(&packet.from).and_then(|peer| peer.session.as_mut());
         let Some(session) = session.filter(|it| it.boot == boot && it.issued == packet.token) else {
@@ -73,7 +73,7 @@ impl Machine {
         from: SocketAddr,
         boot: Boot,
         sequence: u64,
-        name: NodeName,
+        name: &NodeName,
         token: u64,
         hello: Hello,
     ) {
@@ -97,15 +97,15 @@ impl Machine {
                 pending.show(hello.token);
                 accepted = pending.issued == token;
             }
-            if accepted && !self.accept(from, boot, sequence, &name) {
+            if accepted && !self.accept(from, boot, sequence, name) {
                 return;
             }
         }
         if accepted {
-            self.touch(&name);
+            self.touch(name);
         }
         if !accepted || !hello.accepted {
-            self.send_hello(from, boot, &name);
+            self.send_hello(from, boot, name);
         }
     }
 

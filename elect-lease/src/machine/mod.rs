@@ -675,7 +675,7 @@ impl Machine {
     }
 
     fn write_own_bids(&mut self) {
-        if !self.bids_due().is_some_and(|due| due <= self.now) {
+        if self.bids_due().is_none_or(|due| due > self.now) {
             return;
         }
         let key = self.key("bids", self.me());

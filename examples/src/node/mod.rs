@@ -267,7 +267,7 @@ fn start_gossip(
         .with_seeds(args.seeds.iter().copied())
         .with_timing(Timing::new(args.heartbeat, args.misses));
     let (elector, driver) =
-        GossipElector::new(config).map_err(|error| NodeError::new("cannot join the other nodes", error))?;
+        GossipElector::new(&config).map_err(|error| NodeError::new("cannot join the other nodes", error))?;
     stage.spawn("gossip", |stop| driver.run(stop));
     Ok(Some(elector))
 }
