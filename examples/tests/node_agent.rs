@@ -1,5 +1,6 @@
 //! The agent as its users run it: the program on hosts of a segment, with the lab's manifests.
 #![cfg(target_os = "linux")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};

@@ -1,6 +1,7 @@
 //! What the node does to its machine, judged by other hosts of a segment: addresses end here without the kernel
 //! answering ARP for them, plain services are forwarded by nftables and by the relay, and nothing stays behind.
 #![cfg(target_os = "linux")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};

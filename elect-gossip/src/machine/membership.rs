@@ -345,7 +345,7 @@ mod tests {
             Message::PingReq { target: c.clone(), probe_number: 9 },
             Message::IndirectPing { origin: c.clone(), probe_number: 9 },
             Message::IndirectAck { target: c.clone(), probe_number: 9 },
-            Message::ForwardedAck { origin: c.clone(), probe_number: 9 },
+            Message::ForwardedAck { origin: c, probe_number: 9 },
             Message::Announce,
             Message::Feed,
             Message::Gossip,

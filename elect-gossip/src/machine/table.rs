@@ -271,7 +271,7 @@ mod tests {
             }
             for part in from.since(&node, boot, have, ROOM) {
                 sent += 1;
-                if lose > 0 && (sent * 40_503 >> 5) % lose == 0 {
+                if lose > 0 && ((sent * 40_503) >> 5) % lose == 0 {
                     continue;
                 }
                 if part.anew {

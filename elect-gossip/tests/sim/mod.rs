@@ -3,6 +3,7 @@
 //! Everything follows from the seed.
 
 #![expect(unreachable_pub, reason = "a module of several test programs and examples")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 pub mod stories;
 

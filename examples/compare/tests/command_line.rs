@@ -1,4 +1,5 @@
 //! The program from its user's end.
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 use std::process::{Command, Output};
 

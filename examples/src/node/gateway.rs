@@ -46,7 +46,10 @@ impl Gateways {
         let mut config = proxy::Config::default();
         config.drain_timeout = grace;
         let (proxy, driver) = Proxy::new(config);
-        stage.spawn("serving gateways", |stop| async { Ok::<_, Infallible>(driver.run(stop).await) });
+        stage.spawn("serving gateways", |stop| async {
+            driver.run(stop).await;
+            Ok::<_, Infallible>(())
+        });
         Self { proxy, source: None, compiled: None, sockets: BTreeMap::new() }
     }
 

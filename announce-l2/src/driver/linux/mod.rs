@@ -362,7 +362,7 @@ mod tests {
         match check_permission() {
             Ok(()) => {}
             Err(error @ BuildError::Permission(_)) => {
-                assert!(error.to_string().contains("CAP_NET_RAW"), "{error}")
+                assert!(error.to_string().contains("CAP_NET_RAW"), "{error}");
             }
             Err(error) => panic!("{error:?}"),
         }
