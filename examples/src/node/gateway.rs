@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use lbcore::manifest::Objects;
 use lbcore::plan::Allocations;
 
 use super::Stage;
+use super::listen::listen;
 use crate::files::CONTROLLER;
 
 /// Conditions that say of something bad whether it is so.
@@ -107,8 +108,7 @@ impl Gateways {
                 continue;
             }
             let owner = OwnerKey::Gateway(ingress.gateway.clone());
-            match TcpListener::bind(socket).and_then(|listener| self.proxy.listen(ingress.clone(), listener))
-            {
+            match listen(socket).and_then(|listener| self.proxy.listen(ingress.clone(), listener)) {
                 Ok(id) => {
                     self.sockets.insert(socket, (ingress, id));
                 }

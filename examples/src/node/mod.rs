@@ -12,6 +12,7 @@ pub mod events;
 pub mod forward;
 pub mod gateway;
 pub mod links;
+pub mod listen;
 pub mod manifests;
 pub mod readiness;
 pub mod services;

@@ -72,7 +72,7 @@ impl Relay {
         let (sender, receiver) = watch::channel(endpoints);
         let task = match frontend.protocol {
             Protocol::Tcp => {
-                let listener = std::net::TcpListener::bind(frontend.socket())?;
+                let listener = crate::node::listen::listen(frontend.socket())?;
                 listener.set_nonblocking(true)?;
                 let listener = TcpListener::from_std(listener)?;
                 self.tasks.spawn(relay_tcp(listener, receiver))
