@@ -7,9 +7,7 @@ use gateway_router::model::{HttpPath, Metadata};
 use gateway_router::table::{Entry, EntryPath, ListenerKey, Origin, RouteTable};
 use http::{HeaderMap, Method};
 use lbcore::allocator::{AllocRequest, IpAllocator, Pool, PoolAllocator, Pools};
-use lbcore::announce::{
-    AnnounceSet, AnnounceStatus, Announcement, Announcer, AnnouncerCapabilities, Interfaces,
-};
+use lbcore::announce::{AnnounceSet, AnnounceStatus, Announcer, AnnouncerCapabilities};
 use lbcore::elect::{Bid, Candidacy, LeaderElector, LeaseId, Solo};
 use lbcore::id::{OwnerKey, Role};
 use lbcore::route::{Outcome, RequestHead, RouteMatcher};
@@ -41,9 +39,7 @@ impl Announcer for Printer {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Which address: an IpAllocator. A service asks, and a pool has it.
     let mut allocator: Box<dyn IpAllocator> = Box::new(PoolAllocator::new());
-    let pools =
-        Pools::new([Pool::new("office", ["192.0.2.0/28".parse()?])]).map_err(|wrong| format!("{wrong:?}"))?;
-    allocator.set_pools(&pools);
+    allocator.set_pools(&Pools::new([Pool::new("office", ["192.0.2.0/28".parse()?])])?);
     let held = allocator.allocate(&AllocRequest::new(OwnerKey::service("default", "web")))?;
     println!("allocate: {} gets {:?} of pool {}", held.owner, held.addresses, held.pool);
 
@@ -56,12 +52,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     // What the network is told: an Announcer. Only what is owned, and only while the lease holds.
     let announcer: Arc<dyn Announcer> = Arc::new(Printer::default());
-    let mine = held.addresses.iter().filter_map(|address| {
-        let role = Role::Address(*address);
-        let (lease, owner) = (ownership.mine.get(&role)?, ownership.roles.get(&role)?);
-        Some((*address, Announcement::on_segment(*lease, owner.term, Interfaces::All)))
-    });
-    announcer.set_desired(Arc::new(AnnounceSet::new(1, mine)));
+    announcer.set_desired(Arc::new(AnnounceSet::owned(&ownership)));
     elector.renewals().borrow().0.iter().for_each(|(lease, until)| announcer.renew(*lease, *until));
 
     // Where a request goes: a RouteMatcher. The longest prefix wins, whatever the order.

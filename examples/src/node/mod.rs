@@ -25,7 +25,7 @@ use announce_bgp::BgpAnnouncer;
 use announce_l2::driver::{self as l2, L2Announcer};
 use announce_l2::machine::Interface;
 use elect_gossip::{ClusterKey, GossipElector, Keyring, Timing};
-use lbcore::announce::{Announcer, Stop};
+use lbcore::announce::{Announcer, Stop, forward_renewals};
 use lbcore::elect::{LeaderElector, Solo};
 use lbcore::id::NodeName;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -320,27 +320,15 @@ async fn start_forwarder(args: &NodeArgs, teller: &Teller) -> Result<Option<Forw
     }))
 }
 
-/// Hands the elector's renewals to the announcers, at once and without planning anything.
+/// Hands the elector's renewals to the announcers until it is stopped.
 async fn renew(
     elector: Arc<dyn LeaderElector>,
     announcers: Vec<Arc<dyn Announcer>>,
     stop: Stopped,
 ) -> Result<(), NodeError> {
-    let mut renewals = elector.renewals();
-    let forward = async {
-        loop {
-            for (lease, until) in &renewals.borrow_and_update().0 {
-                for announcer in &announcers {
-                    announcer.renew(*lease, *until);
-                }
-            }
-            if renewals.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        }
-    };
+    let announcers: Vec<&dyn Announcer> = announcers.iter().map(|announcer| &**announcer).collect();
     tokio::select! {
-        () = forward => {}
+        () = forward_renewals(&*elector, &announcers) => {}
         _ = stop => {}
     }
     Ok(())

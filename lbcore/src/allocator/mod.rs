@@ -21,7 +21,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-pub use self::pool::{Pool, PoolError, Pools, ServiceAllocation};
+pub use self::pool::{Pool, PoolError, PoolErrors, Pools, ServiceAllocation};
 pub use self::pool_allocator::PoolAllocator;
 use crate::addr::{AddressCount, Family};
 use crate::id::{OwnerKey, PoolName};

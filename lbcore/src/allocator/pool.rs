@@ -1,6 +1,7 @@
 //! Pools: which addresses there are, and for whom.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::Arc;
 
 use crate::addr::AddressRange;
@@ -64,7 +65,7 @@ impl Pools {
     ///
     /// # Errors
     /// Everything that is wrong, not only the first thing.
-    pub fn new(pools: impl IntoIterator<Item = Pool>) -> Result<Self, Vec<PoolError>> {
+    pub fn new(pools: impl IntoIterator<Item = Pool>) -> Result<Self, PoolErrors> {
         let mut errors = Vec::new();
         let mut by_name = BTreeMap::new();
         let mut ranges: Vec<(AddressRange, PoolName)> = Vec::new();
@@ -97,7 +98,7 @@ impl Pools {
                 furthest = Some(entry);
             }
         }
-        if errors.is_empty() { Ok(Self(by_name)) } else { Err(errors) }
+        if errors.is_empty() { Ok(Self(by_name)) } else { Err(PoolErrors(errors)) }
     }
 
     /// The pool of this name.
@@ -126,7 +127,29 @@ impl Pools {
     }
 }
 
-/// What is wrong with a set of pools.
+/// Everything that is wrong with a set of pools; at least one thing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolErrors(Vec<PoolError>);
+
+impl PoolErrors {
+    /// One by one.
+    pub fn iter(&self) -> impl Iterator<Item = &PoolError> {
+        self.0.iter()
+    }
+}
+
+impl fmt::Display for PoolErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, error) in self.iter().enumerate() {
+            write!(f, "{}{error}", if index == 0 { "" } else { "; " })?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for PoolErrors {}
+
+/// One thing that is wrong with a set of pools.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PoolError {
@@ -173,6 +196,7 @@ mod tests {
             pool("c", &[]),
         ])
         .unwrap_err();
+        assert_eq!(errors.to_string().split("; ").count(), 5);
         let texts: Vec<_> = errors.iter().map(ToString::to_string).collect();
         assert_eq!(
             texts,

@@ -9,8 +9,8 @@ use ipnet::IpNet;
 use tokio::sync::watch;
 
 use crate::condition::Condition;
-use crate::elect::{LeaseId, Member, Term};
-use crate::id::{InterfaceName, NodeName, PeerName};
+use crate::elect::{LeaderElector, LeaseId, Member, Ownership, Term};
+use crate::id::{InterfaceName, NodeName, PeerName, Role};
 use crate::time::Instant;
 
 /// Tells the network that addresses are reached through this node.
@@ -59,6 +59,39 @@ impl AnnounceSet {
     /// These announcements and no others.
     pub fn new(generation: u64, entries: impl IntoIterator<Item = (IpAddr, Announcement)>) -> Self {
         Self { generation, entries: entries.into_iter().collect(), ..Self::default() }
+    }
+
+    /// The addresses that `ownership` gives to this node, each on all interfaces of the segment and fenced by its
+    /// lease. What advertisements say is not heeded: that is [`plan::announce`](crate::plan::announce).
+    pub fn owned(ownership: &Ownership) -> Self {
+        let entries = ownership.mine.iter().filter_map(|(role, lease)| {
+            let (Role::Address(address), Some(owner)) = (role, ownership.roles.get(role)) else {
+                return None;
+            };
+            Some((*address, Announcement::on_segment(*lease, owner.term, Interfaces::All)))
+        });
+        let mut set = Self::new(ownership.generation, entries);
+        set.members.clone_from(&ownership.members);
+        set
+    }
+}
+
+/// Hands each renewal of `elector` to `announcers` at once, without planning anything. Never ends; when the elector is
+/// gone, leases run out by themselves.
+///
+/// # Cancel safety
+/// Safe: a renewal that was not handed on is part of the next one.
+pub async fn forward_renewals(elector: &dyn LeaderElector, announcers: &[&dyn Announcer]) {
+    let mut renewals = elector.renewals();
+    loop {
+        for (lease, until) in &renewals.borrow_and_update().0 {
+            for announcer in announcers {
+                announcer.renew(*lease, *until);
+            }
+        }
+        if renewals.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 }
 
@@ -233,4 +266,60 @@ pub enum Stop {
     Withdraw,
     /// Leave in place what the network was told, for a forwarding plane that outlives the process.
     Preserve,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::elect::{Bid, Candidacy, Solo};
+
+    #[derive(Debug, Default)]
+    struct Recorder(std::sync::Mutex<Vec<(LeaseId, Instant)>>);
+
+    impl Announcer for Recorder {
+        fn set_desired(&self, _: Arc<AnnounceSet>) {}
+        fn renew(&self, lease: LeaseId, until: Instant) {
+            self.0.lock().unwrap().push((lease, until));
+        }
+        fn status(&self) -> watch::Receiver<Arc<AnnounceStatus>> {
+            watch::channel(Arc::default()).1
+        }
+        fn capabilities(&self) -> AnnouncerCapabilities {
+            AnnouncerCapabilities::new(false, false)
+        }
+    }
+
+    fn owner_of(roles: impl IntoIterator<Item = Role>) -> Solo {
+        let elector = Solo::new("n1".into());
+        let bids = roles.into_iter().map(|role| (role, Bid::default()));
+        elector.set_candidacy(Arc::new(Candidacy::new(1, bids)));
+        elector
+    }
+
+    #[test]
+    fn what_is_owned_is_announced_and_other_roles_are_not() {
+        let address = IpAddr::from([192, 0, 2, 1]);
+        let ownership = owner_of([address.into(), Role::named("writer")]).ownership().borrow().clone();
+        let set = AnnounceSet::owned(&ownership);
+        let (role, lease) = (Role::from(address), ownership.mine[&Role::from(address)]);
+        let term = ownership.roles[&role].term;
+        assert_eq!(set.entries, [(address, Announcement::on_segment(lease, term, Interfaces::All))].into());
+        assert_eq!((set.generation, &set.members), (ownership.generation, &ownership.members));
+    }
+
+    #[tokio::test]
+    async fn renewals_reach_every_announcer() {
+        let elector = owner_of([IpAddr::from([192, 0, 2, 1]).into()]);
+        let (one, other) = (Recorder::default(), Recorder::default());
+        let announcers: [&dyn Announcer; 2] = [&one, &other];
+        tokio::select! {
+            biased;
+            () = forward_renewals(&elector, &announcers) => unreachable!("it never ends"),
+            () = tokio::task::yield_now() => {}
+        }
+        let renewals: Vec<_> = elector.renewals().borrow().0.clone().into_iter().collect();
+        assert_eq!(renewals.len(), 1);
+        assert_eq!(*one.0.lock().unwrap(), renewals);
+        assert_eq!(*other.0.lock().unwrap(), renewals);
+    }
 }
