@@ -9,3 +9,8 @@ pub mod lab;
 pub mod netns;
 #[cfg(target_os = "linux")]
 pub mod node;
+
+/// The project's README, whose example must compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -169,8 +169,9 @@ async fn run(args: &NodeArgs) -> Result<(), NodeError> {
         alone: gossip.is_none(),
     };
     // Routes are announced by every node at once: only the segment needs leases.
-    let fenced: Vec<Arc<dyn Announcer>> = hands.l2.iter().cloned().collect();
-    announcing.spawn("renewing", |stop| renew(elector.clone(), fenced, stop));
+    if let Some(l2) = &l2 {
+        announcing.spawn("renewing", |stop| renew(elector.clone(), l2.clone(), stop));
+    }
 
     // Taken before the first candidacy, so that no answer to it is missed.
     let mut ownership = elector.ownership();
@@ -320,15 +321,14 @@ async fn start_forwarder(args: &NodeArgs, teller: &Teller) -> Result<Option<Forw
     }))
 }
 
-/// Hands the elector's renewals to the announcers until it is stopped.
+/// Hands the elector's renewals to the announcer until it is stopped.
 async fn renew(
     elector: Arc<dyn LeaderElector>,
-    announcers: Vec<Arc<dyn Announcer>>,
+    announcer: L2Announcer,
     stop: Stopped,
 ) -> Result<(), NodeError> {
-    let announcers: Vec<&dyn Announcer> = announcers.iter().map(|announcer| &**announcer).collect();
     tokio::select! {
-        () = forward_renewals(&*elector, &announcers) => {}
+        () = forward_renewals(&*elector, &announcer) => {}
         _ = stop => {}
     }
     Ok(())

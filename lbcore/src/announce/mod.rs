@@ -76,18 +76,16 @@ impl AnnounceSet {
     }
 }
 
-/// Hands each renewal of `elector` to `announcers` at once, without planning anything. Never ends; when the elector is
+/// Hands each renewal of `elector` to `announcer` at once, without planning anything. Never ends; when the elector is
 /// gone, leases run out by themselves.
 ///
 /// # Cancel safety
 /// Safe: a renewal that was not handed on is part of the next one.
-pub async fn forward_renewals(elector: &dyn LeaderElector, announcers: &[&dyn Announcer]) {
+pub async fn forward_renewals(elector: &dyn LeaderElector, announcer: &dyn Announcer) {
     let mut renewals = elector.renewals();
     loop {
         for (lease, until) in &renewals.borrow_and_update().0 {
-            for announcer in announcers {
-                announcer.renew(*lease, *until);
-            }
+            announcer.renew(*lease, *until);
         }
         if renewals.changed().await.is_err() {
             std::future::pending::<()>().await;
@@ -308,18 +306,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn renewals_reach_every_announcer() {
+    async fn renewals_reach_the_announcer() {
         let elector = owner_of([IpAddr::from([192, 0, 2, 1]).into()]);
-        let (one, other) = (Recorder::default(), Recorder::default());
-        let announcers: [&dyn Announcer; 2] = [&one, &other];
+        let announcer = Recorder::default();
         tokio::select! {
             biased;
-            () = forward_renewals(&elector, &announcers) => unreachable!("it never ends"),
+            () = forward_renewals(&elector, &announcer) => unreachable!("it never ends"),
             () = tokio::task::yield_now() => {}
         }
         let renewals: Vec<_> = elector.renewals().borrow().0.clone().into_iter().collect();
         assert_eq!(renewals.len(), 1);
-        assert_eq!(*one.0.lock().unwrap(), renewals);
-        assert_eq!(*other.0.lock().unwrap(), renewals);
+        assert_eq!(*announcer.0.lock().unwrap(), renewals);
     }
 }
