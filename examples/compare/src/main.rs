@@ -4,6 +4,7 @@
 //! one, write a module with a [`Table`] and name it in [`TABLES`].
 
 mod alloc;
+mod counting;
 mod figures;
 mod matching;
 mod memory;

@@ -11,6 +11,7 @@ use gateway_router::table::{Entry, EntryPath, ListenerKey, Origin, RouteTable};
 use http::{HeaderMap, Method};
 use lbcore::route::{Outcome, RequestHead, RouteMatcher};
 
+use crate::counting;
 use crate::figures::{Random, nanos, quantile};
 use crate::table::{Bench, Table};
 
@@ -105,53 +106,57 @@ const BUDGET: Duration = Duration::from_millis(500);
 const BATCH: usize = 1024;
 const SLOW: Duration = Duration::from_millis(10);
 
-#[derive(Debug, Default)]
-struct Figures {
-    look_up: Vec<f64>,
+/// A system being measured.
+struct Candidate {
+    name: &'static str,
+    contender: Box<dyn Contender>,
+    bytes: i64,
+    /// Of each run.
+    look_ups: Vec<f64>,
     allocations: Vec<f64>,
-    bytes: f64,
+}
+
+impl Candidate {
+    fn new(name: &'static str, routes: &[Route], key: Key) -> Self {
+        let (contender, counted) = counting::during(|| build(name, routes, key));
+        Self { name, contender, bytes: counted.bytes, look_ups: Vec::new(), allocations: Vec::new() }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "figures have three digits that count")]
+    fn run(&mut self, requests: &[Request<'_>]) {
+        let mut times = Vec::with_capacity(REQUESTS);
+        let (asked, counted) = counting::during(|| pass(&*self.contender, requests, self.name, &mut times));
+        self.look_ups.push(quantile(&mut times, 50));
+        self.allocations.push(counted.allocations as f64 / asked as f64);
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "figures have three digits that count")]
+    fn report(self, bench: &mut Bench<'_>) -> io::Result<()> {
+        bench.row(self.name, "look-up", self.look_ups, "ns")?;
+        bench.row(self.name, "allocations", self.allocations, "each")?;
+        bench.row(self.name, "memory", vec![self.bytes as f64 / 1024.0], "KiB")
+    }
 }
 
 /// Every system is asked the same requests, in each run one system after the other, so that a busy machine disturbs all
 /// alike. `look-up` is the mean of a batch, of the median batch.
-#[expect(clippy::cast_precision_loss, reason = "figures have three digits that count")]
 fn measure(bench: &mut Bench<'_>) -> io::Result<()> {
     let Some((key, count)) = parse(bench.case) else { return Ok(()) };
     let routes = routes(key, count);
     let (text, order) = draw(&routes, REQUESTS);
     let requests = requests(&text, &order, &routes, key);
-    let mut contenders: Vec<_> = bench
-        .systems
-        .iter()
-        .map(|name| {
-            let mut contender = None;
-            let info = allocation_counter::measure(|| contender = Some(build(name, &routes, key)));
-            (
-                *name,
-                contender.expect("it was built"),
-                Figures { bytes: info.bytes_current as f64, ..Figures::default() },
-            )
-        })
-        .collect();
-    // The first run warms up.
-    for run in 0..=bench.runs {
-        for (name, contender, figures) in &mut contenders {
-            let mut times = Vec::with_capacity(REQUESTS);
-            let mut asked = 0;
-            let info =
-                allocation_counter::measure(|| asked = pass(&**contender, &requests, name, &mut times));
-            if run > 0 {
-                figures.look_up.push(quantile(&mut times, 50));
-                figures.allocations.push(info.count_total as f64 / asked as f64);
-            }
-        }
+    let mut candidates: Vec<_> =
+        bench.systems.iter().map(|name| Candidate::new(name, &routes, key)).collect();
+    for candidate in &mut candidates {
+        // Warms up.
+        candidate.run(&requests);
+        candidate.look_ups.clear();
+        candidate.allocations.clear();
     }
-    for (name, _, figures) in contenders {
-        bench.row(name, "look-up", figures.look_up, "ns")?;
-        bench.row(name, "allocations", figures.allocations, "each")?;
-        bench.row(name, "memory", vec![figures.bytes / 1024.0], "KiB")?;
+    for _ in 0..bench.runs {
+        candidates.iter_mut().for_each(|candidate| candidate.run(&requests));
     }
-    Ok(())
+    candidates.into_iter().try_for_each(|candidate| candidate.report(bench))
 }
 
 /// Asks for `requests`, and notes into `times`, which has room, how long one took in each batch. How many it was.
@@ -301,8 +306,8 @@ mod tests {
             let (text, order) = draw(&routes, 500);
             let requests = requests(&text, &order, &routes, key);
             let ours = build("lbcore", &routes, key);
-            let info = allocation_counter::measure(|| assert_eq!(ours.right(&requests), 500));
-            assert_eq!(info.count_total, 0, "{case}");
+            let ((), counted) = counting::during(|| assert_eq!(ours.right(&requests), 500));
+            assert_eq!(counted.allocations, 0, "{case}");
         }
     }
 
