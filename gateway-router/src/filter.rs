@@ -89,8 +89,8 @@ impl Redirect {
         let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
         let host = self.hostname.as_ref().map_or(strip_port(host), Hostname::as_str);
         if host.is_empty() {
-            // HTTP/1.0 without a host: RFC 9110 §10.2.2 allows a relative reference.
-            return format!("{path}{query}");
+            // RFC 9110 §10.2.2 allows a relative reference. One that begins with two slashes names a host.
+            return format!("/{}{query}", path.trim_start_matches('/'));
         }
         let to = self.scheme.unwrap_or(scheme);
         let port = self.port.or(self.scheme.map(RedirectScheme::port)).unwrap_or(port);
@@ -375,6 +375,12 @@ mod tests {
                 prefix: None,
                 request: ("", "/old", Http, 81),
                 location: "/old",
+            },
+            Case {
+                redirect: RequestRedirect::default(),
+                prefix: None,
+                request: ("", "//evil.example/?q", Http, 81),
+                location: "/evil.example/?q",
             },
         ];
         for case in cases {

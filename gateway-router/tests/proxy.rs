@@ -317,20 +317,33 @@ async fn framing_is_not_ambiguous() {
     let mut lab = Lab::new(Config::default());
     let one = lab.echo("one").await;
     lab.set(vec![to("one")], &[("one", &[one])]);
-    // RFC 9112 §6.3: chunks win over a length, and the length does not go on.
-    let answer = lab
-        .client()
-        .await
-        .send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 30\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n")
-        .await;
-    if answer.status() != 400 {
+    // RFC 9112 §6.3: chunks win over a length, the length does not go on, and nothing follows.
+    for fields in [
+        "Content-Length: 30\r\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: chunked\r\nContent-Length: 30",
+    ] {
+        let mut client = lab.client().await;
+        let request = format!(
+            "POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n3\r\nabc\r\n0\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n"
+        );
+        let answer = client.send(&request).await;
         assert!(answer.text().ends_with("abc"), "{answer:?}");
         assert_eq!(answer.seen("content-length"), None);
         assert_eq!(answer.seen("transfer-encoding"), Some("chunked"));
+        assert!(client.is_closed().await);
     }
     for (request, status) in [
         ("GET / HTTP/1.1\r\n\r\n", 400),
         ("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nHost: a b\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nHost: a/b\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nHost: user@a\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nHost: a:b\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nHost: [fd00::1]:80\r\n\r\n", 200),
+        ("GET / HTTP/1.1\r\nHost: a_b.c.:\r\n\r\n", 200),
+        ("GET / HTTP/1.1\r\nHost:\r\n\r\n", 200),
+        ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n", 400),
+        ("POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
         ("CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n", 405),
         ("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", 404),
         ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab", 400),
@@ -338,6 +351,11 @@ async fn framing_is_not_ambiguous() {
     ] {
         assert_eq!(lab.client().await.send(request).await.status(), status, "{request}");
     }
+    // What follows a coding that is not known may be a part of its body.
+    let mut client = lab.client().await;
+    let foreign = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n";
+    assert_eq!(client.send(foreign).await.status(), 501);
+    assert!(client.is_closed().await);
     let long = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(100_000));
     assert_eq!(lab.client().await.send(&long).await.status(), 431);
 }
@@ -615,6 +633,41 @@ async fn an_answer_that_breaks_off_is_not_whole() {
     assert_eq!(lab.handle.counters().cut_short, 1);
     assert_eq!(lab.get("/nonsense").await.status(), 502);
     assert_eq!(lab.get("/switch").await.status(), 502);
+}
+
+#[tokio::test]
+async fn an_answer_in_a_coding_that_is_not_known_is_not_passed_on() {
+    let mut lab = Lab::new(Config::default());
+    let one = lab
+        .endpoint(|mut client| async move {
+            client.receive(false).await;
+            client
+                .write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n")
+                .await;
+        })
+        .await;
+    lab.set(vec![to("one")], &[("one", &[one])]);
+    assert_eq!(lab.get("/").await.status(), 502);
+}
+
+#[tokio::test]
+async fn clients_beyond_the_limit_wait_for_their_turn() {
+    let mut config = Config::default();
+    config.max_connections = std::num::NonZeroUsize::MIN;
+    let mut lab = Lab::new(config);
+    let one = lab.echo("one").await;
+    lab.set(vec![to("one")], &[("one", &[one])]);
+    let ask = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    let mut first = lab.client().await;
+    for _ in 0..20 {
+        let mut second = lab.client().await;
+        second.write(ask.as_bytes()).await;
+        assert_eq!(first.send(ask).await.status(), 200);
+        assert_eq!(lab.handle.counters().open, 1);
+        drop(first);
+        assert_eq!(second.receive(false).await.expect("an answer").status(), 200);
+        first = second;
+    }
 }
 
 #[tokio::test]

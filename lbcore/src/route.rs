@@ -7,7 +7,9 @@ use http::{HeaderMap, Method};
 /// # Contract
 /// Binds implementors; [`conformance::matcher`](crate::conformance) asserts it.
 /// - The precedence is the one of the Gateway API (`HTTPRouteRule.matches`): host, then exact path, longest
-///   prefix, method, most headers, most query parameters, oldest route, name, first rule.
+///   prefix, method, most headers, most query parameters, oldest route, name, first rule. A rule whose other
+///   conditions do not hold leaves the request to the next one in that order.
+/// - Only the rules of the most specific listener for the host are asked (GEP-1364, listener isolation).
 /// - [`find`](Self::find) allocates nothing and takes no lock.
 pub trait RouteMatcher: Send + Sync {
     /// What a rule leads to.

@@ -12,6 +12,7 @@ use lbcore::allocator::{
 };
 use lbcore::id::OwnerKey;
 
+use crate::figures::{Random, nanos, quantile};
 use crate::memory;
 use crate::table::{Bench, Table};
 
@@ -36,7 +37,7 @@ pub(crate) static TABLE: Table = Table {
         "services-65536",
     ],
     measure,
-    alone,
+    alone: Some(alone),
 };
 
 /// One address allocator, with requests in its own form so that making them is not measured.
@@ -87,31 +88,34 @@ fn fill(case: &str) -> Option<Fill> {
 }
 
 fn measure(bench: &mut Bench<'_>) -> io::Result<()> {
-    match bench.system {
-        "lbcore" => measure_system::<Ours>(bench),
-        "metallb-scan" => measure_system::<peers::MetalLbScan>(bench),
-        _ => measure_system::<peers::BTreeSetScan>(bench),
+    for system in bench.systems {
+        match *system {
+            "lbcore" => measure_system::<Ours>(bench, system)?,
+            "metallb-scan" => measure_system::<peers::MetalLbScan>(bench, system)?,
+            _ => measure_system::<peers::BTreeSetScan>(bench, system)?,
+        }
     }
+    Ok(())
 }
 
-fn measure_system<S: System>(bench: &mut Bench<'_>) -> io::Result<()> {
+fn measure_system<S: System>(bench: &mut Bench<'_>, system: &'static str) -> io::Result<()> {
     match bench.case {
         "adopt-10000" => {
             let runs = (0..bench.runs).map(|_| adopt::<S>(10_000)).collect();
-            bench.row("adopt", runs, "ms")
+            bench.row(system, "adopt", runs, "ms")
         }
         "services-65536" => {
             if memory::resident().is_none() {
-                return bench.skip("this system does not tell how much memory a process holds");
+                return bench.skip(system, "this system does not tell how much memory a process holds");
             }
-            let alone = || memory::measure_alone(bench.table, bench.system, bench.case);
+            let alone = || memory::measure_alone(bench.table, system, bench.case);
             let runs =
                 (0..bench.runs).map(|_| Ok(alone()? / f64::from(1 << 20))).collect::<io::Result<_>>()?;
-            bench.row("memory", runs, "MiB")
+            bench.row(system, "memory", runs, "MiB")
         }
         case => match fill(case) {
-            Some(fill) => allocate::<S>(bench, &fill),
-            None => bench.skip("it is not measured"),
+            Some(fill) => allocate::<S>(bench, system, &fill),
+            None => bench.skip(system, "it is not measured"),
         },
     }
 }
@@ -134,7 +138,7 @@ const BUDGET: Duration = Duration::from_secs(1);
 /// spoils some); then each allocation on its own, with the clock's own cost, for `allocate-p99`.
 #[expect(clippy::disallowed_methods, reason = "this measures time")]
 #[expect(clippy::cast_precision_loss, reason = "figures have three digits that count")]
-fn allocate<S: System>(bench: &mut Bench<'_>, fill: &Fill) -> io::Result<()> {
+fn allocate<S: System>(bench: &mut Bench<'_>, name: &'static str, fill: &Fill) -> io::Result<()> {
     let range = parse(fill.range);
     let mut system = S::new(range);
     for (number, address) in (0..).zip(addresses(range, fill.held, fill.among)) {
@@ -184,14 +188,8 @@ fn allocate<S: System>(bench: &mut Bench<'_>, fill: &Fill) -> io::Result<()> {
             slow.push(quantile(&mut each, 99));
         }
     }
-    bench.row("allocate", typical, "ns")?;
-    bench.row("allocate-p99", slow, "ns")
-}
-
-/// So many percent of `values`, at least one, are not higher.
-fn quantile(values: &mut [f64], percent: usize) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[(values.len() * percent / 100).min(values.len() - 1)]
+    bench.row(name, "allocate", typical, "ns")?;
+    bench.row(name, "allocate-p99", slow, "ns")
 }
 
 /// How long a fresh allocator takes to adopt what `count` services show, in milliseconds.
@@ -226,23 +224,15 @@ fn parse(range: &str) -> AddressRange {
     range.parse().expect("the cases' ranges are valid")
 }
 
-#[expect(clippy::cast_precision_loss, reason = "figures have three digits that count")]
-fn nanos(duration: Duration) -> f64 {
-    duration.as_nanos() as f64
-}
-
 /// `held` addresses of `range` in ascending order, drawn from its first `among`. The same in each run and for each
 /// system.
 fn addresses(range: AddressRange, held: u32, among: u32) -> impl Iterator<Item = IpAddr> {
     let first = to_bits(range.first());
-    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = Random::new();
     let mut left = held;
     (0..among).filter_map(move |offset| {
         // Selection sampling: of what is to come, each is as likely as every other.
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        let take = random % u64::from(among - offset) < u64::from(left);
+        let take = random.below(u64::from(among - offset)) < u64::from(left);
         left -= u32::from(take);
         take.then(|| from_bits(range.family(), first + u128::from(offset)))
     })

@@ -4,6 +4,9 @@
 //! one, write a module with a [`Table`] and name it in [`TABLES`].
 
 mod alloc;
+mod counting;
+mod figures;
+mod matching;
 mod memory;
 mod report;
 mod table;
@@ -16,7 +19,7 @@ use clap::Parser;
 use crate::report::{Format, Report};
 use crate::table::{Bench, Table, select};
 
-const TABLES: &[&Table] = &[&alloc::TABLE];
+const TABLES: &[&Table] = &[&alloc::TABLE, &matching::TABLE];
 
 #[derive(Parser)]
 #[command(about = "Measures lbcore beside its peers", after_help = tables())]
@@ -90,23 +93,21 @@ fn run(args: &Args) -> Result<(), Failure> {
         (Err(error), _) | (_, Err(error)) => return Err(Failure::Usage(error)),
     };
     if args.alone {
-        if let ([system], [case]) = (&systems[..], &cases[..]) {
-            println!("{}", (table.alone)(system, case));
+        if let ([system], [case], Some(alone)) = (&systems[..], &cases[..], table.alone) {
+            println!("{}", alone(system, case));
         }
         return Ok(());
     }
     let format = if args.json { Format::Json } else { Format::Human };
     let mut report = Report::new(io::stdout().lock(), format, table.name, table.systems[0], args.runs);
     for case in cases {
-        for system in &systems {
-            (table.measure)(&mut Bench {
-                report: &mut report,
-                table: table.name,
-                system,
-                case,
-                runs: args.runs,
-            })?;
-        }
+        (table.measure)(&mut Bench {
+            report: &mut report,
+            table: table.name,
+            systems: &systems,
+            case,
+            runs: args.runs,
+        })?;
     }
     report.finish()?;
     Ok(())

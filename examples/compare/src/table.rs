@@ -14,37 +14,40 @@ pub(crate) struct Table {
     pub(crate) systems: &'static [&'static str],
     /// Everything that is measured.
     pub(crate) cases: &'static [&'static str],
-    /// Measures one case of one system, and reports its figures or why there are none.
+    /// Measures one case, and reports the figures of each system or why there are none.
     pub(crate) measure: fn(&mut Bench<'_>) -> io::Result<()>,
-    /// Takes the figure that needs a process of its own: the memory, in bytes, that a case of a system holds.
-    pub(crate) alone: fn(system: &str, case: &str) -> u64,
+    /// Takes the figure that needs a process of its own, if there is one: the memory, in bytes, that a case of a
+    /// system holds.
+    pub(crate) alone: Option<fn(system: &str, case: &str) -> u64>,
 }
 
-/// One case of one system, being measured.
+/// One case, being measured.
 pub(crate) struct Bench<'a> {
     pub(crate) report: &'a mut Report<io::StdoutLock<'static>>,
     pub(crate) table: &'static str,
-    pub(crate) system: &'static str,
+    /// Those asked for.
+    pub(crate) systems: &'a [&'static str],
     pub(crate) case: &'static str,
     pub(crate) runs: u32,
 }
 
 impl Bench<'_> {
-    /// Reports the median of `values`, one a run.
+    /// Reports the median of `values` of `system`, one a run.
     pub(crate) fn row(
         &mut self,
+        system: &'static str,
         metric: &'static str,
         mut values: Vec<f64>,
         unit: &'static str,
     ) -> io::Result<()> {
         values.sort_by(f64::total_cmp);
         let Some(median) = values.get(values.len() / 2) else { return Ok(()) };
-        self.report.row(self.system, self.case, metric, *median, unit)
+        self.report.row(system, self.case, metric, *median, unit)
     }
 
-    /// Reports that there is no figure, and why.
-    pub(crate) fn skip(&mut self, reason: &str) -> io::Result<()> {
-        self.report.skip(self.system, self.case, reason)
+    /// Reports that there is no figure of `system`, and why.
+    pub(crate) fn skip(&mut self, system: &'static str, reason: &str) -> io::Result<()> {
+        self.report.skip(system, self.case, reason)
     }
 }
 

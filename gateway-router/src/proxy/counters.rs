@@ -40,7 +40,7 @@ counters! {
     forwarded,
     /// Requests answered with a redirect.
     redirected,
-    /// 400: no or two Host headers, or one that is no text.
+    /// 400: no or two Host headers, or one that is no host.
     bad_request,
     /// 404: no rule matches.
     not_found,
@@ -52,7 +52,9 @@ counters! {
     no_backend,
     /// 503: the backend has no ready endpoint, or the Gateway is not in the world.
     no_endpoint,
-    /// 502: no endpoint could be reached, or the one reached broke off or did not speak HTTP.
+    /// 501: a transfer coding other than `chunked`.
+    not_implemented,
+    /// 502: no endpoint could be reached, or the one reached broke off or did not speak HTTP as we do.
     upstream_failed,
     /// 504: no endpoint could be reached, or did not answer, in time.
     upstream_timeout,

@@ -15,7 +15,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use lbcore::announce::Stop;
 use lbcore::time::Instant;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
@@ -110,13 +110,19 @@ async fn stopped(stop: &mut watch::Receiver<()>) {
 async fn listen(shared: Arc<Shared>, ingress: Ingress, listener: TcpListener, mut stop: watch::Receiver<()>) {
     let ingress = Arc::new(ingress);
     let mut connections = JoinSet::new();
+    // Accepted, while there are as many as there may be. Kept here: `select!` drops what it does not choose.
+    let mut waiting: Option<Accepted> = None;
+    let start = |(stream, client): Accepted, stop: &watch::Receiver<()>| {
+        serve(Arc::clone(&shared), Arc::clone(&ingress), stream, client, stop.clone())
+    };
     loop {
         tokio::select! {
             () = stopped(&mut stop) => break,
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
-            accepted = accept(&shared, &listener) => {
-                if let Some((stream, client, permit)) = accepted {
-                    let serving = serve(Arc::clone(&shared), Arc::clone(&ingress), stream, client, stop.clone());
+            accepted = accept(&shared, &listener), if waiting.is_none() => waiting = accepted,
+            Ok(permit) = Arc::clone(&shared.permits).acquire_owned(), if waiting.is_some() => {
+                if let Some(accepted) = waiting.take() {
+                    let serving = start(accepted, &stop);
                     connections.spawn(async move {
                         serving.await;
                         drop(permit);
@@ -126,10 +132,11 @@ async fn listen(shared: Arc<Shared>, ingress: Ingress, listener: TcpListener, mu
         }
     }
     // Whoever has connected before the socket closes is answered.
-    while let Poll::Ready(Ok((stream, client))) =
-        listener.poll_accept(&mut Context::from_waker(Waker::noop()))
-    {
-        connections.spawn(serve(Arc::clone(&shared), Arc::clone(&ingress), stream, client, stop.clone()));
+    if let Some(accepted) = waiting {
+        connections.spawn(start(accepted, &stop));
+    }
+    while let Poll::Ready(Ok(accepted)) = listener.poll_accept(&mut Context::from_waker(Waker::noop())) {
+        connections.spawn(start(accepted, &stop));
     }
     drop(listener);
     let drained = async { while connections.join_next().await.is_some() {} };
@@ -137,16 +144,13 @@ async fn listen(shared: Arc<Shared>, ingress: Ingress, listener: TcpListener, mu
     let _ = tokio::time::timeout(shared.config.drain_timeout, drained).await;
 }
 
-/// The next connection, once there may be one more.
-async fn accept(
-    shared: &Shared,
-    listener: &TcpListener,
-) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+/// A client's connection and its address.
+type Accepted = (TcpStream, SocketAddr);
+
+/// The next connection; `None` after a pause if there cannot be one now.
+async fn accept(shared: &Shared, listener: &TcpListener) -> Option<Accepted> {
     match poll_fn(|cx| listener.poll_accept(cx)).await {
-        Ok((stream, client)) => {
-            let permit = Arc::clone(&shared.permits).acquire_owned().await.ok()?;
-            Some((stream, client, permit))
-        }
+        Ok(accepted) => Some(accepted),
         Err(_) => {
             shared.counters.accept_errors.add();
             tokio::time::sleep(ACCEPT_PAUSE).await;

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HOST};
+use http::header::{CONNECTION, CONTENT_TYPE, HOST};
 use http::request::Parts;
-use http::uri::{PathAndQuery, Uri};
+use http::uri::{Authority, PathAndQuery, Uri};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body, Incoming};
 use lbcore::route::{Outcome, RequestHead, RouteMatcher};
@@ -21,6 +21,7 @@ use crate::balance::Backend;
 use crate::filter::host_of;
 use crate::model::RedirectScheme;
 use crate::rule::{Action, RequestFilter, Rule};
+use crate::table::strip_port;
 
 /// Answers one request of `client` that came in for `ingress`.
 pub(super) async fn serve(
@@ -40,7 +41,8 @@ pub(super) async fn serve(
 /// Why the gateway answers by itself.
 #[derive(Clone, Copy, Debug)]
 enum Refusal {
-    BadRequest,
+    BadHost,
+    ForeignCoding,
     MethodNotAllowed,
     Misdirected,
     NotFound,
@@ -54,9 +56,12 @@ impl Refusal {
     fn response(self, shared: &Shared) -> Response<ResponseBody> {
         let counters = &shared.counters;
         let (status, counter, text) = match self {
-            Self::BadRequest => {
-                (StatusCode::BAD_REQUEST, &counters.bad_request, "a request needs one Host\n")
-            }
+            Self::BadHost => (StatusCode::BAD_REQUEST, &counters.bad_request, "a request needs one Host\n"),
+            Self::ForeignCoding => (
+                StatusCode::NOT_IMPLEMENTED,
+                &counters.not_implemented,
+                "no transfer coding but chunked is known\n",
+            ),
             Self::MethodNotAllowed => {
                 (StatusCode::METHOD_NOT_ALLOWED, &counters.method_not_allowed, "this is no forward proxy\n")
             }
@@ -86,6 +91,10 @@ impl Refusal {
         *response.status_mut() = status;
         let plain = HeaderValue::from_static("text/plain; charset=utf-8");
         response.headers_mut().insert(CONTENT_TYPE, plain);
+        if matches!(self, Self::ForeignCoding) {
+            // RFC 9112 §9.6: where its body ends is not sure.
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         response
     }
 }
@@ -106,6 +115,9 @@ impl<'s> Exchange<'s> {
             return Err(Refusal::MethodNotAllowed);
         }
         check_host(&parts)?;
+        if headers::has_foreign_coding(&parts.headers) {
+            return Err(Refusal::ForeignCoding);
+        }
         // One world from the beginning to the end.
         let current = self.shared.current.load_full();
         let gateway = current.world.gateway(&self.ingress.gateway).ok_or(Refusal::NoEndpoint)?;
@@ -143,8 +155,8 @@ impl<'s> Exchange<'s> {
 
         self.prepare(&mut parts, rule, backend)?;
         let mut response = self.forward(parts, incoming, endpoints).await?;
-        if response.status().is_informational() {
-            // 101, for which nobody asked.
+        // 101, for which nobody asked, or a coding that we cannot pass on.
+        if response.status().is_informational() || headers::has_foreign_coding(response.headers()) {
             return Err(Refusal::UpstreamFailed);
         }
         headers::remove_hop_by_hop(response.headers_mut());
@@ -160,7 +172,7 @@ impl<'s> Exchange<'s> {
     fn prepare(&self, parts: &mut Parts, rule: &Rule, backend: &Backend) -> Result<(), Refusal> {
         if parts.uri.authority().is_some() {
             // RFC 9112 §3.2.2: the host of an absolute target replaces the one of the header.
-            let host = HeaderValue::from_str(host_of(parts)).map_err(|_| Refusal::BadRequest)?;
+            let host = HeaderValue::from_str(host_of(parts)).map_err(|_| Refusal::BadHost)?;
             parts.headers.insert(HOST, host);
         }
         let path = parts.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
@@ -249,15 +261,22 @@ impl<'s> Exchange<'s> {
     }
 }
 
-/// RFC 9112 §3.2: a request of HTTP/1.1 has exactly one Host, an older one at most one.
+/// RFC 9112 §3.2: a request of HTTP/1.1 has exactly one Host, an older one at most one, and it is a host.
 fn check_host(parts: &Parts) -> Result<(), Refusal> {
     let mut hosts = parts.headers.get_all(HOST).iter();
     let is_good = match (hosts.next(), hosts.next()) {
-        (Some(host), None) => host.to_str().is_ok(),
+        (Some(host), None) => host.to_str().is_ok_and(is_host),
         (None, _) => parts.version < Version::HTTP_11,
         (Some(_), Some(_)) => false,
     };
-    if is_good { Ok(()) } else { Err(Refusal::BadRequest) }
+    if is_good { Ok(()) } else { Err(Refusal::BadHost) }
+}
+
+/// RFC 9110 §7.2: `uri-host [ ":" port ]`, of which the host may be empty.
+fn is_host(text: &str) -> bool {
+    let name = strip_port(text);
+    let has_no_other_colon = name.starts_with('[') || !name.contains(':');
+    name.is_empty() || (has_no_other_colon && !name.contains('@') && Authority::try_from(name).is_ok())
 }
 
 /// HTTP/1.0 knows requests without Host, HTTP/1.1 does not.

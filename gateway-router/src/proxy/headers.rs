@@ -39,6 +39,15 @@ pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// Whether the body comes in a transfer coding other than `chunked`. hyper takes chunks off alone, and what the others
+/// made of the body would be passed on without their names.
+pub(super) fn has_foreign_coding(headers: &HeaderMap) -> bool {
+    let codings =
+        headers.get_all(TRANSFER_ENCODING).iter().flat_map(|value| value.as_bytes().split(|b| *b == b','));
+    let mut codings = codings.map(<[u8]>::trim_ascii).filter(|coding| !coding.is_empty());
+    codings.next().is_some_and(|first| !first.eq_ignore_ascii_case(b"chunked")) || codings.next().is_some()
+}
+
 /// Prepares the headers of a request: see the module's documentation.
 pub(super) fn prepare_request(headers: &mut HeaderMap, client: IpAddr, scheme: RedirectScheme) {
     remove_hop_by_hop(headers);
@@ -91,6 +100,22 @@ mod tests {
         let mut map = headers(&[("transfer-encoding", "chunked"), ("content-length", "3")]);
         remove_hop_by_hop(&mut map);
         assert!(map.is_empty());
+    }
+
+    #[test]
+    fn chunks_are_the_one_coding() {
+        for (values, foreign) in [
+            (&[][..], false),
+            (&["chunked"], false),
+            (&["Chunked , "], false),
+            (&["gzip, chunked"], true),
+            (&["gzip", "chunked"], true),
+            (&["chunked", "chunked"], true),
+            (&["chunked;q=1"], true),
+        ] {
+            let fields: Vec<_> = values.iter().map(|value| ("transfer-encoding", *value)).collect();
+            assert_eq!(has_foreign_coding(&headers(&fields)), foreign, "{values:?}");
+        }
     }
 
     #[test]

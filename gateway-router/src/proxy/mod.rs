@@ -5,7 +5,8 @@
 //! and removes listening sockets at run time. The driver runs until it is told to stop, then drains.
 //!
 //! # What it does to a request
-//! 1. It looks for the rule. None: 404. No or two Host headers: 400 (RFC 9112 §3.2). `CONNECT`: 405.
+//! 1. It looks for the rule. None: 404. No Host header, two, or one that is no host: 400 (RFC 9112 §3.2); a transfer
+//!    coding other than `chunked`: 501 (RFC 9112 §6.1). `CONNECT`: 405.
 //! 2. It removes the headers of one connection (RFC 9110 §7.6.1) and `Expect`, which it answers itself. It appends
 //!    the client's address to `X-Forwarded-For` and sets `X-Forwarded-Proto`. The Host stays as it is, unless a filter
 //!    rewrites it. It adds no `Via`: RFC 9110 §7.6.3 wants one, but origin servers take it for a cache's and stop
@@ -51,7 +52,8 @@ pub use self::world::World;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Config {
-    /// How many client connections there may be at once; further ones wait in the kernel. 10 000.
+    /// How many client connections are served at once; further ones wait, all but one of each socket in the kernel.
+    /// 10 000.
     pub max_connections: NonZeroUsize,
     /// How long a client may take to send the head of a request, and how long a connection may be idle between
     /// requests. 30 s.

@@ -9,3 +9,4 @@
 pub mod allocator;
 pub mod announcer;
 pub mod elector;
+pub mod matcher;
