@@ -10,8 +10,8 @@ use super::sandbox::{explain, private_mounts};
 /// Holds the name of the test that the inner process runs.
 pub(super) const MARKER: &str = "LBCORE_NETNS_TEST";
 
-/// Set it (CI does) to make a test fail that would be skipped because something is missing here.
-const REQUIRED: &str = "LBCORE_NETNS_REQUIRED";
+/// Set by whoever must not miss a test: makes one fail that would be skipped because something is missing here.
+const REQUIRED: &str = "CI";
 
 /// Runs `body` as the test `name` in namespaces of its own: user (unless root), network, mount and PID.
 ///
@@ -21,7 +21,7 @@ const REQUIRED: &str = "LBCORE_NETNS_REQUIRED";
 /// processes of the test die.
 ///
 /// Where the kernel forbids namespaces the test is skipped with a message that says why, or fails if the
-/// environment has `LBCORE_NETNS_REQUIRED`.
+/// environment has `CI`.
 ///
 /// # Panics
 ///
@@ -64,7 +64,7 @@ pub fn test(name: &str, body: impl FnOnce()) {
 }
 
 /// Whether [`test()`] can run here; if not, says on standard error that `name` is skipped, and why (with
-/// `LBCORE_NETNS_REQUIRED` in the environment that is a failure).
+/// `CI` in the environment that is a failure).
 pub fn can_test(name: &str) -> bool {
     permitted(name).is_some()
 }
@@ -76,7 +76,7 @@ fn permitted(name: &str) -> Option<&'static [&'static str]> {
 /// The path of a program that a test needs, looked for in `PATH` and the usual places of daemons.
 ///
 /// `None`, with a message that names it, if it is not installed: the test returns then. With
-/// `LBCORE_NETNS_REQUIRED` in the environment that is a failure instead.
+/// `CI` in the environment that is a failure instead.
 pub fn find_program(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let usual = ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/lib/frr"].map(PathBuf::from);
