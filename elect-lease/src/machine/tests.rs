@@ -515,7 +515,7 @@ fn run(world: World) -> Result<(), Breach> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn no_role_has_two_owners_and_all_have_one_again_when_the_network_is_good(seed in any::<u64>()) {
@@ -535,24 +535,5 @@ fn the_properties_notice_each_mutant() {
     ] {
         let found = (0..2000).find_map(|seed| run(World::of_seed(seed, Some(mutant))).err());
         assert!(matches!(found, Some(Breach::TwoOwners { .. })), "{mutant:?}: {found:?}");
-    }
-}
-
-#[test]
-fn zz_mutants() {
-    for mutant in [
-        Mutant::HandOverAtOnce,
-        Mutant::TakeFromWhoeverIsNotSeen,
-        Mutant::TrustOldRecords,
-        Mutant::UseANewTableAtOnce,
-        Mutant::NeverConfirmTheTable,
-    ] {
-        let found: Vec<_> = (0..400)
-            .filter_map(|seed| run(World::of_seed(seed, Some(mutant))).err().map(|e| (seed, e)))
-            .collect();
-        eprintln!("{mutant:?} {} {:?}", found.len(), found.first());
-    }
-    for seed in 1000..2500 {
-        assert_eq!(run(World::of_seed(seed, None)), Ok(()), "{seed}");
     }
 }
