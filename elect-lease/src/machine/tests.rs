@@ -515,7 +515,7 @@ fn run(world: World) -> Result<(), Breach> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn no_role_has_two_owners_and_all_have_one_again_when_the_network_is_good(seed in any::<u64>()) {

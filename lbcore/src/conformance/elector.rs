@@ -68,12 +68,15 @@ pub const CLAUSES: &[(&str, usize, Clause)] = &[
     ("an_ineligible_node_owns_nothing", 1, an_ineligible_node_owns_nothing),
     ("a_last_candidate_keeps_while_it_drains", 1, a_last_candidate_keeps_while_it_drains),
     ("a_regained_role_has_a_new_lease_and_term", 1, a_regained_role_has_a_new_lease_and_term),
+    ("what_is_published_is_whole", 1, what_is_published_is_whole),
     ("roles_are_spread_evenly", 3, roles_are_spread_evenly),
     ("everybody_agrees", 3, everybody_agrees),
     ("nothing_moves_without_need", 3, nothing_moves_without_need),
     ("preference_decides", 3, preference_decides),
     ("a_crash_is_taken_over", 3, a_crash_is_taken_over),
     ("a_restarted_node_takes_nothing_by_force", 3, a_restarted_node_takes_nothing_by_force),
+    ("a_restart_at_once_is_not_its_predecessor", 3, a_restart_at_once_is_not_its_predecessor),
+    ("an_ineligible_owner_is_replaced", 3, an_ineligible_owner_is_replaced),
     ("a_pause_makes_no_second_owner", 3, a_pause_makes_no_second_owner),
     ("a_partition_has_the_owners_it_states", 3, a_partition_has_the_owners_it_states),
     ("a_drain_hands_over", 3, a_drain_hands_over),
@@ -91,6 +94,8 @@ pub struct Cluster {
     terms: BTreeMap<Role, (Term, NodeName)>,
     /// Leases that a node was seen to own something by after they ran out.
     spent: BTreeMap<usize, BTreeSet<LeaseId>>,
+    /// What each node was seen to publish last.
+    published: BTreeMap<usize, Arc<Ownership>>,
 }
 
 impl std::fmt::Debug for Cluster {
@@ -113,6 +118,7 @@ impl Cluster {
             generation: 0,
             terms: BTreeMap::new(),
             spent: BTreeMap::new(),
+            published: BTreeMap::new(),
         }
     }
 
@@ -192,6 +198,17 @@ impl Cluster {
             let ownership = self.ownership(node);
             let renewals = self.harness.elector(node).renewals().borrow().clone();
             let now = self.harness.now(node);
+            let before = self.published.insert(node, ownership.clone()).unwrap_or_default();
+            assert!(
+                ownership == before || ownership.generation > before.generation,
+                "node {node} has changed its ownership within generation {}",
+                before.generation
+            );
+            for (role, lease) in &ownership.mine {
+                let owner = ownership.roles.get(role).map(|owner| &owner.node);
+                assert_eq!(owner, Some(&self.name(node)), "node {node} acts on {role}, which is another's");
+                assert!(renewals.0.contains_key(lease), "node {node} has no deadline of {lease} for {role}");
+            }
             let spent = self.spent.entry(node).or_default();
             for lease in ownership.mine.values() {
                 let lapsed = renewals.0.get(lease).is_some_and(|until| *until <= now);
@@ -230,6 +247,7 @@ impl Cluster {
     fn crash(&mut self, node: usize) {
         self.down.insert(node);
         self.spent.remove(&node);
+        self.published.remove(&node);
         self.harness.crash(node);
     }
 
@@ -313,6 +331,21 @@ pub fn a_regained_role_has_a_new_lease_and_term(cluster: &mut Cluster) {
     let after = cluster.ownership(0);
     let term = |ownership: &Ownership| ownership.roles.get(&roles[0]).map(|owner| owner.term);
     assert!(term(&after) > term(&before), "{:?} follows {:?}", term(&after), term(&before));
+    let lease = |ownership: &Ownership| ownership.mine.get(&roles[0]).copied();
+    assert!(lease(&after).is_some(), "it is eligible again");
+    assert_ne!(lease(&after), lease(&before), "a lease that was let go is not used again");
+}
+
+/// Each change has a generation of its own, whatever a node acts on it is seen to own, and each lease has a deadline.
+pub fn what_is_published_is_whole(cluster: &mut Cluster) {
+    let roles = roles(3);
+    for count in [1, 3, 2, 0, 3] {
+        cluster.bid(0, bids(&roles[..count], Bid::default()));
+        cluster.settle();
+        let ownership = cluster.ownership(0);
+        assert_eq!(ownership.candidacy, cluster.generation);
+        assert_eq!(ownership.mine.keys().collect::<Vec<_>>(), roles[..count].iter().collect::<Vec<_>>());
+    }
 }
 
 /// Among equal candidates each carries the same, give or take one.
@@ -415,6 +448,45 @@ pub fn a_restarted_node_takes_nothing_by_force(cluster: &mut Cluster) {
     assert!(moved.iter().all(|(_, owner)| *owner == 2), "only the newcomer gains: {moved:?}");
 }
 
+/// A process that begins as the last one of its name ends owns nothing that the other one owned, unless anew.
+pub fn a_restart_at_once_is_not_its_predecessor(cluster: &mut Cluster) {
+    let roles = roles(6);
+    cluster.bid_everywhere(&roles);
+    cluster.settle();
+    let before = cluster.ownership(1).roles.clone();
+    cluster.crash(0);
+    cluster.restart(0);
+    cluster.bid(0, bids(&roles, Bid::default()));
+    cluster.check();
+    assert!(cluster.ownership(0).mine.is_empty(), "it has not been given anything yet");
+    cluster.settle();
+    cluster.settle();
+    let owners = cluster.owners(&roles);
+    for (role, owner) in &owners {
+        let now = &cluster.ownership(1).roles[role];
+        if *owner == 0 || now.node != before[role].node {
+            assert!(now.term > before[role].term, "the new process owns {role} in the old one's {}", now.term);
+        }
+    }
+    assert!(owners.values().any(|owner| *owner == 0), "a node that came back carries its share: {owners:?}");
+}
+
+/// The roles of a node that cannot serve any more go to the others; the others' own roles stay.
+pub fn an_ineligible_owner_is_replaced(cluster: &mut Cluster) {
+    let roles = roles(6);
+    cluster.bid_everywhere(&roles);
+    cluster.settle();
+    let before = cluster.owners(&roles);
+    cluster.bid(0, bids(&roles, Bid::default().ineligible()));
+    cluster.settle();
+    for (role, owner) in cluster.owners(&roles) {
+        assert_ne!(owner, 0, "{role} left the node that cannot serve");
+        if before[&role] != 0 {
+            assert_eq!(owner, before[&role], "{role} had no need to move");
+        }
+    }
+}
+
 /// A node that slept through its lease does not act on it when it wakes.
 pub fn a_pause_makes_no_second_owner(cluster: &mut Cluster) {
     let roles = roles(3);
@@ -480,6 +552,10 @@ pub fn a_drain_hands_over(cluster: &mut Cluster) {
         if before[&role] != 0 {
             assert_eq!(owner, before[&role], "{role} had no need to move");
         }
+    }
+    for node in 0..cluster.size() {
+        let seen = cluster.ownership(node).members.get(&cluster.name(0)).map(|member| member.draining);
+        assert_eq!(seen, Some(true), "node {node} knows that node 0 drains");
     }
 }
 

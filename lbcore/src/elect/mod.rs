@@ -28,7 +28,10 @@ pub use solo::Solo;
 /// - A role moves only if it must: its owner is gone, drains or is no longer eligible, or it carries more than
 ///   its even share (see [`spread`](crate::spread)).
 /// - Each change of a role's owner raises its term.
-/// - A lease that ran out is never renewed: the same node gets a new [`LeaseId`].
+/// - A lease that ran out, or that a node let go with the last role under it, is never used again: the same node gets
+///   a new [`LeaseId`].
+/// - What is published is whole: each change has a higher generation, and each role of [`Ownership::mine`] is among
+///   [`Ownership::roles`] under this node's name, its lease among the renewals.
 pub trait LeaderElector: fmt::Debug + Send + Sync {
     /// Replaces what this node is a candidate for. Roles that are missing are given up.
     fn set_candidacy(&self, mine: Arc<Candidacy>);

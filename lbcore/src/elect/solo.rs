@@ -192,4 +192,49 @@ mod tests {
         assert!(ownership.has_changed().unwrap());
         assert!(!renewals.has_changed().unwrap());
     }
+
+    /// A lone node, whose elector has no clock.
+    #[cfg(feature = "conformance")]
+    struct Alone(Arc<Solo>);
+
+    #[cfg(feature = "conformance")]
+    impl crate::conformance::elector::Harness for Alone {
+        fn nodes(&self) -> Vec<NodeName> {
+            vec!["a".into()]
+        }
+
+        fn elector(&self, _node: usize) -> Arc<dyn LeaderElector> {
+            self.0.clone()
+        }
+
+        fn now(&self, _node: usize) -> Instant {
+            Instant::ZERO
+        }
+
+        fn advance(&mut self, _span: crate::time::Duration) {}
+
+        fn takeover(&self) -> crate::time::Duration {
+            crate::time::Duration::ZERO
+        }
+
+        fn crash(&mut self, _node: usize) {
+            self.0 = Arc::new(Solo::new("a".into()));
+        }
+
+        fn restart(&mut self, _node: usize) {}
+
+        fn pause(&mut self, _node: usize) {}
+
+        fn resume(&mut self, _node: usize) {}
+
+        fn cut(&mut self, _node: usize) {}
+
+        fn heal(&mut self, _node: usize) {}
+    }
+
+    #[cfg(feature = "conformance")]
+    #[test]
+    fn the_contract_holds() {
+        crate::conformance::elector::run_all(&mut |_| Box::new(Alone(Arc::new(Solo::new("a".into())))));
+    }
 }
