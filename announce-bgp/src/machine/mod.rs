@@ -13,6 +13,9 @@
 
 mod adj_rib_out;
 mod fsm;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod laws;
 mod peer;
 mod session;
 mod speaker;

@@ -1237,32 +1237,20 @@ proptest! {
         }
     }
 
-    /// Whatever a peer sends, in whatever pieces: no panic, and never more than one session.
+    /// Whatever happens, and whatever peers send in whatever pieces.
     #[test]
-    fn nothing_that_a_peer_says_breaks_the_speaker(
-        inputs in prop::collection::vec((0u8..8, any::<u16>(), prop::collection::vec(any::<u8>(), 0..64)), 0..40),
+    fn nothing_that_happens_breaks_the_speaker(steps in prop::collection::vec(any::<[u8; 4]>(), 0..60)) {
+        laws::check(&laws::decode(&steps.concat()));
+    }
+
+    /// The same, mostly with sessions that come up.
+    #[test]
+    fn nor_does_what_happens_to_sessions_that_are_up(
+        steps in prop::collection::vec((prop::sample::select(b"\x04\x06\x0a\x0c\x0d\x09\x01".to_vec()), any::<[u8; 3]>()), 0..60),
     ) {
-        let mut bench = Bench::with(tor());
-        bench.handle(Input::Desired(set(1, &[host("198.51.100.7")])));
-        let mut connections: Vec<ConnectionId> = Vec::new();
-        for (what, number, noise) in inputs {
-            let chosen = connections.get(usize::from(number) % connections.len().max(1)).copied();
-            match (what, chosen) {
-                (0, _) => connections.push(bench.connect()),
-                (1, _) => {
-                    let caller = SocketAddr::new(REMOTE, number);
-                    connections.extend(bench.speaker.accept(bench.now, caller, LOCAL).ok());
-                    bench.settle();
-                }
-                (2, Some(connection)) => bench.hear(connection, &[their_open()]),
-                (3, Some(connection)) => bench.hear(connection, &[Message::Keepalive]),
-                (4, Some(connection)) => bench.handle(Input::Received { connection, bytes: &noise }),
-                (5, Some(connection)) => bench.lose(connection),
-                (6, Some(connection)) => drop(bench.said(connection)),
-                _ => bench.advance(Duration::from_millis(u64::from(number) * 10)),
-            }
-        }
-        prop_assert!(bench.speaker.peers().len() == 1);
+        let up = [[2, 0, 0, 0], [4, 0, 0x0b, 90], [6, 0, 0, 0]].concat();
+        let steps: Vec<u8> = steps.into_iter().flat_map(|(kind, [a, b, c])| [kind, a, b, c]).collect();
+        laws::check(&laws::decode(&[up, steps].concat()));
     }
 }
 

@@ -10,6 +10,9 @@
 
 mod attribute;
 mod capability;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod check;
 mod message;
 mod nlri;
 pub mod notification;

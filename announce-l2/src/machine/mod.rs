@@ -20,6 +20,9 @@
 mod askers;
 mod counters;
 mod interface;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod laws;
 mod leases;
 mod pace;
 mod receive;

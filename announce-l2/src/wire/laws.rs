@@ -8,7 +8,7 @@ use smoltcp::wire as other;
 
 use super::arp::{Arp, Operation};
 use super::ndp::{Advertisement, Message, Options, Solicitation};
-use super::{Invalid, MacAddr, ethernet, ipv6};
+use super::{Invalid, MacAddr, check, ethernet, ipv6};
 
 fn mac() -> impl Strategy<Value = MacAddr> {
     any::<[u8; 6]>().prop_map(|octets| {
@@ -132,26 +132,46 @@ proptest! {
         }
     }
 
-    /// No bytes make a parser panic, whichever layer they reach.
+    /// Whatever the bytes: nothing panics, and what is accepted is what the rules call valid.
     #[test]
-    fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), reach in 0usize..4) {
-        let _ = ethernet::Header::parse(&bytes);
-        let _ = Arp::parse(&bytes);
-        let _ = ipv6::Header::parse(&bytes);
+    fn any_bytes_are_judged_by_the_rules(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        check::arp(&bytes);
+        check::ndp(&bytes);
+    }
+
+    /// The same for a valid frame of which a few bytes are changed, so that each rule is reached.
+    #[test]
+    fn frames_that_are_almost_right_are_judged_by_the_rules(
+        arp in arp(),
+        (header, message) in message(),
+        changes in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 0..4),
+    ) {
+        let neighbor = message.to_frame(&header, arp.sender_mac, MacAddr::BROADCAST);
+        for (judge, frame) in [(check::arp as fn(&[u8]), arp.to_frame(MacAddr::BROADCAST)), (check::ndp, neighbor)] {
+            let mut bytes = frame.as_bytes().to_vec();
+            for (at, value) in &changes {
+                let at = at.index(bytes.len());
+                bytes[at] = *value;
+            }
+            judge(&bytes);
+        }
+    }
+
+    /// Behind fixed parts that are right, the options alone decide.
+    #[test]
+    fn options_cover_all_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..200), kind in 135_u8..=136) {
         let header = ipv6::Header::nd(Ipv6Addr::LOCALHOST, ipv6::ALL_NODES);
-        let _ = Message::parse(&header, &bytes);
-        // With the fixed parts right, so that the options are reached.
-        let mut message = vec![135 + u8::try_from(reach & 1).unwrap(), 0, 0, 0, 0, 0, 0, 0];
+        let mut message = vec![kind, 0, 0, 0, 0, 0, 0, 0];
         message.extend(Ipv6Addr::LOCALHOST.octets());
         message.extend(&bytes);
         let checksum = header.icmpv6_checksum(&message);
         message[2..4].copy_from_slice(&checksum.to_be_bytes());
         let parsed = Message::parse(&header, &message);
         let walked: Result<Vec<_>, _> = Options::new(&bytes).collect();
-        prop_assert_eq!(parsed.is_ok(), walked.is_ok(), "the options alone decide");
+        prop_assert_eq!(parsed.is_ok(), walked.is_ok());
         if let Ok(options) = walked {
             let length: usize = options.iter().map(|option| option.data.len() + 2).sum();
-            prop_assert_eq!(length, bytes.len(), "options cover all bytes");
+            prop_assert_eq!(length, bytes.len());
         }
     }
 }

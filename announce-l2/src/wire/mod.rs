@@ -9,6 +9,9 @@
 //! option of length zero and overflows on one of 32 units or more.
 
 pub mod arp;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod check;
 pub mod ethernet;
 pub mod ipv6;
 pub mod ndp;
