@@ -227,8 +227,7 @@ impl FakeHarness {
             self.defect != Defect::HidesDrain && !candidacy.bids.is_empty() && bids.all(|bid| bid.draining)
         };
         let member = |node| {
-            let mut member = Member::default();
-            member.draining = drains(node);
+            let member = Member { draining: drains(node), ..Member::default() };
             (Self::name(*node), member)
         };
         let members: BTreeMap<_, _> = side.iter().map(member).collect();
