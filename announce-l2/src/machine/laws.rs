@@ -333,10 +333,10 @@ impl World {
         while let Some(event) = self.machine.poll_event() {
             match event {
                 Event::Gained { address, .. } => {
-                    assert!(self.gained.insert(address), "{address} gained twice")
+                    assert!(self.gained.insert(address), "{address} gained twice");
                 }
                 Event::Lost { address, .. } => {
-                    assert!(self.gained.remove(&address), "{address} lost in vain")
+                    assert!(self.gained.remove(&address), "{address} lost in vain");
                 }
                 Event::Conflict { address, .. } => assert!(self.gained.contains(&address), "{address}"),
             }

@@ -1,5 +1,4 @@
 //! The program from its user's end.
-#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 use std::process::{Command, Output};
 
