@@ -204,6 +204,33 @@ fn a_typo_on_reload_revokes_nothing() {
 }
 
 #[test]
+fn an_address_that_a_reload_moves_is_told_with_the_way_to_pin_it() {
+    netns::test("an_address_that_a_reload_moves_is_told_with_the_way_to_pin_it", || {
+        let lan = Segment::new("lan").unwrap();
+        let node = host(&lan, "n1", "192.0.2.11/24");
+        let folder = Path::new(netns::SCRATCH).join("manifests");
+        std::fs::create_dir(&folder).unwrap();
+        for file in std::fs::read_dir(manifests()).unwrap() {
+            let file = file.unwrap();
+            std::fs::copy(file.path(), folder.join(file.file_name())).unwrap();
+        }
+        let mut agent = Agent::start(&node, &folder, &["--forward", "none"]);
+        agent.wait_for("that it runs", |event| event["event"] == "ready");
+        let earlier = "apiVersion: v1\nkind: Service\nmetadata: {name: an-earlier-one, namespace: default}\n\
+                       spec: {type: LoadBalancer, ports: [{port: 80}]}\n";
+        std::fs::write(folder.join("50-more.yaml"), earlier).unwrap();
+        let notice = agent.wait_for("the move", |event| {
+            event["event"] == "notice"
+                && event["message"].as_str().is_some_and(|text| text.contains("moved from"))
+        });
+        let said = notice["message"].as_str().unwrap();
+        assert!(said.starts_with("service default/echo moved from 192.0.2.200 to 192.0.2.20"), "{said}");
+        assert!(said.contains("metallb.io/loadBalancerIPs"), "{said}");
+        assert!(agent.stop(Signal::SIGTERM).success());
+    });
+}
+
+#[test]
 fn what_it_lacks_is_said_with_the_remedy() {
     let manifests = manifests();
     let run = |arguments: &[&str]| {

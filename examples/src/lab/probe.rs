@@ -56,7 +56,10 @@ pub(super) fn run(args: &ProbeArgs) -> io::Result<()> {
     for index in 0..args.kept_alive {
         tasks.spawn_local(probe.clone().keep_asking(index));
     }
-    tasks.block_on(&runtime, probe.pace())
+    match tasks.block_on(&runtime, probe.pace()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        ended => ended,
+    }
 }
 
 struct Probe {

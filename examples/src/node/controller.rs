@@ -295,8 +295,13 @@ impl Controller {
             now.insert(owner.clone(), addresses.unwrap_or_default());
         }
         for (owner, addresses) in &now {
-            if self.told.allocated.get(owner) != Some(addresses) {
-                self.teller.tell(&Event::Allocated { owner: owner.clone(), addresses: addresses.clone() });
+            let before = self.told.allocated.get(owner);
+            if before == Some(addresses) {
+                continue;
+            }
+            self.teller.tell(&Event::Allocated { owner: owner.clone(), addresses: addresses.clone() });
+            if let Some(before) = before.filter(|before| !before.is_empty() && !addresses.is_empty()) {
+                self.teller.tell(&Event::Notice(moved(owner, before, addresses)));
             }
         }
         for owner in self.told.allocated.keys().filter(|owner| !now.contains_key(owner)) {
@@ -368,6 +373,17 @@ impl Controller {
             delivery.undo().await;
         }
     }
+}
+
+/// What is said when a change of the documents gave an owner other addresses.
+fn moved(owner: &OwnerKey, before: &[IpAddr], now: &[IpAddr]) -> String {
+    let list = |addresses: &[IpAddr]| addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    let (before, now) = (list(before), list(now));
+    format!(
+        "{owner} moved from {before} to {now}: all nodes allocate by the documents alone, so that one that is added \
+         or removed before it can move it; to pin it, show {before} in its status.loadBalancer.ingress or ask for it \
+         by the annotation metallb.io/loadBalancerIPs"
+    )
 }
 
 /// Hands the peers of this node to the speaker. One whose configuration is unchanged keeps its session.
