@@ -45,7 +45,7 @@ use lbcore::route::{Outcome, RequestHead, RouteMatcher};
 
 pub use self::build::BuildError;
 use self::condition::Conditions;
-use self::keys::Keys;
+use self::keys::{Boundaries, Keys};
 pub use self::precedence::{Origin, Precedence};
 use crate::model::{Hostname, HttpPath};
 use crate::rule::Rule;
@@ -299,8 +299,9 @@ impl<T> RouteTable<T> {
             }
         }
         let mut depths = bucket.depths;
+        let mut boundaries = Boundaries::default();
         while depths != 0 {
-            let boundaries = self.paths.boundaries(prefix_path(id), path, depths);
+            self.paths.boundaries(prefix_path(id), path, depths, &mut boundaries);
             for boundary in boundaries.deepest_first() {
                 if let Some(prefix) = path.get(..boundary.end())
                     && let Some(found) = self.paths.get_hashed(boundary.hash, prefix_path(id), prefix)
