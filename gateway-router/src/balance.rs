@@ -5,6 +5,14 @@
 //! successive tickets close to the weights: of any *n*, a backend's share is off by a few requests, not by √*n* as with
 //! random picks, and no pattern of period 2, 3, … that a client may have falls in with it, as it would with a
 //! cycle.
+//!
+//! ```
+//! use gateway_router::balance::{Backend, Split};
+//!
+//! let split = Split::new([(70, Backend::new(Some(0))), (30, Backend::new(Some(1)))]);
+//! let second = (0..100).filter(|ticket| split.pick(*ticket).unwrap().service == Some(1)).count();
+//! assert_eq!(second, 30);
+//! ```
 
 use std::sync::Arc;
 

@@ -1,4 +1,17 @@
 //! What rules do to requests and responses: pure functions on the parts of `http`.
+//!
+//! ```
+//! use gateway_router::filter::Redirect;
+//! use gateway_router::model::{PathModifier, RedirectScheme, RequestRedirect};
+//!
+//! let mut redirect = RequestRedirect::default();
+//! redirect.scheme = Some(RedirectScheme::Https);
+//! redirect.path = Some(PathModifier::ReplacePrefixMatch("/new".into()));
+//! let redirect = Redirect::new(&redirect, Some("/old"))?;
+//! let to = redirect.location("a.example:8080", &"/old/page?q".parse()?, RedirectScheme::Http, 8080);
+//! assert_eq!(to, "https://a.example/new/page?q");
+//! # Ok::<_, Box<dyn std::error::Error>>(())
+//! ```
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! What a compiled rule does with the requests that match it.
+//! What a compiled rule does with the requests that match it: the targets of the tables that
+//! [`compile`](crate::compile::compile) makes.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Compiles resources into route tables and statuses.
+//! Compiles resources into route tables and statuses. The [crate's page](crate) begins with an example.
 //!
 //! [`compile`] is a pure function of the whole: equal resources give equal tables and statuses, whatever their
 //! order. A table is made for each Gateway, since two of them may listen on one port at different addresses; swap

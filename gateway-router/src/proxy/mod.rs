@@ -4,6 +4,69 @@
 //! swaps it in one store: each request is served by one world from its beginning to its end. The handle also adds
 //! and removes listening sockets at run time. The driver runs until it is told to stop, then drains.
 //!
+//! ```
+//! use std::net::TcpListener;
+//! use std::sync::Arc;
+//!
+//! use gateway_router::compile::{Resources, compile};
+//! use gateway_router::model::{
+//!     BackendRef, Backends, Gateway, GatewayClass, HttpRoute, HttpRouteRule, Listener, Metadata, ParentRef,
+//!     ServicePort, ServicePortSpec,
+//! };
+//! use gateway_router::proxy::{Config, Ingress, Proxy, World};
+//! use lbcore::announce::Stop;
+//! use lbcore::id::ObjectName;
+//! use tokio::io::{AsyncReadExt, AsyncWriteExt};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! // An endpoint of Service ns/web.
+//! let endpoint = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+//! let port = ServicePort::new(ObjectName::new("ns", "web"), 80);
+//! let backends: Backends = [(port, ServicePortSpec::new([endpoint.local_addr()?]))].into_iter().collect();
+//!
+//! let mut resources = Resources::new("example.com/controller");
+//! resources.classes.push(GatewayClass::new("class", "example.com/controller"));
+//! resources.gateways.push(Gateway::new(Metadata::new("ns", "gw"), "class", [Listener::http("http", 80)]));
+//! let to_web = HttpRouteRule::to([BackendRef::service("web", 80)]);
+//! resources.routes.push(HttpRoute::new(Metadata::new("ns", "web"), [ParentRef::gateway("gw")], [to_web]));
+//!
+//! // The world may be replaced at any time, and sockets may come and go.
+//! let (handle, driver) = Proxy::new(Config::default());
+//! handle.set(Arc::new(World::new(&compile(&resources, &backends), &backends)));
+//! let listener = TcpListener::bind("127.0.0.1:0")?;
+//! let address = listener.local_addr()?;
+//! handle.listen(Ingress::new(ObjectName::new("ns", "gw"), 80), listener)?;
+//!
+//! let serve = async {
+//!     let (mut stream, _) = endpoint.accept().await?;
+//!     stream.read(&mut [0; 1024]).await?;
+//!     stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello").await
+//! };
+//! let ask = async {
+//!     let mut stream = tokio::net::TcpStream::connect(address).await?;
+//!     stream.write_all(b"GET / HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n\r\n").await?;
+//!     let mut answer = String::new();
+//!     stream.read_to_string(&mut answer).await?;
+//!     Ok::<_, std::io::Error>(answer)
+//! };
+//! let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+//! let run = driver.run(async {
+//!     let _ = stopped.await;
+//!     Stop::Withdraw
+//! });
+//! let test = async {
+//!     let (served, answer) = tokio::join!(serve, ask);
+//!     drop(stop);
+//!     served.and(answer)
+//! };
+//! let ((), answer) = tokio::join!(run, test);
+//! assert!(answer?.ends_with("hello"));
+//! assert_eq!(handle.counters().forwarded, 1);
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # What it does to a request
 //! 1. It looks for the rule. None: 404. No Host header, two, or one that is no host: 400 (RFC 9112 §3.2); a transfer
 //!    coding other than `chunked`: 501 (RFC 9112 §6.1). `CONNECT`: 405.

@@ -82,11 +82,13 @@ impl Keys {
     }
 
     /// The value of `key`.
+    #[inline]
     pub(super) fn get(&self, scope: u32, key: &[u8]) -> Option<u32> {
         self.get_hashed(self.hash(scope, key), scope, key)
     }
 
     /// The value of a key whose hash is known.
+    #[inline]
     pub(super) fn get_hashed(&self, hash: u64, scope: u32, key: &[u8]) -> Option<u32> {
         let mask = self.slots.len().wrapping_sub(1);
         let mut at = self.first_slot(hash);
@@ -106,6 +108,7 @@ impl Keys {
     }
 
     /// The value of the record at `place`, if it is that of `key`.
+    #[inline]
     fn value_at(&self, place: usize, scope: u32, key: &[u8]) -> Option<u32> {
         let (header, rest) = self.records.get(place..)?.split_first_chunk::<HEADER>()?;
         let number = |at: usize| {
@@ -116,15 +119,18 @@ impl Keys {
     }
 
     /// By the upper bits; the tag is made of the lower ones.
+    #[inline]
     fn first_slot(&self, hash: u64) -> usize {
         // Without slots nothing is probed, and whatever this is does no harm.
         hash.wrapping_shr(64 - self.slots.len().trailing_zeros()) as usize
     }
 
+    #[inline]
     fn start(&self, scope: u32) -> u64 {
         self.seed ^ u64::from(scope).wrapping_mul(SCOPE)
     }
 
+    #[inline]
     fn hash(&self, scope: u32, key: &[u8]) -> u64 {
         let mut state = self.start(scope);
         let (words, _) = key.as_chunks::<8>();
@@ -134,44 +140,30 @@ impl Keys {
         end(state, last_word(key), key.len())
     }
 
-    /// The prefixes of `path` whose number of elements is in `depths`, with their hashes: the [`Boundaries::MAX`]
+    /// Finds the prefixes of `path` whose number of elements is in `depths`, with their hashes: the [`Boundaries::MAX`]
     /// deepest of them. `path` begins with a slash.
-    pub(super) fn boundaries(&self, scope: u32, path: &[u8], depths: u64) -> Boundaries {
-        let mut found = Boundaries { ring: [Boundary::default(); Boundaries::MAX], count: 0 };
-        let mut state = self.start(scope);
-        // How many slashes there are before the place looked at, and the place of the word that has it.
-        let mut depth = 0;
-        let mut at = 0;
-        let (words, _) = path.as_chunks::<8>();
-        for word in words {
-            let word = u64::from_le_bytes(*word);
-            found.cut(state, word, at, slashes(word), &mut depth, depths);
-            if depths.wrapping_shr(depth) == 0 || depth > 63 {
-                return found;
-            }
-            state = fold(state ^ word, STEP);
-            at += 8;
-        }
-        let word = last_word(path);
-        // The end of the path is a boundary as if another slash followed it.
-        let past_the_end = 0x80 << (8 * (path.len() - at));
-        found.cut(state, word, at, slashes(word) | past_the_end, &mut depth, depths);
-        found
+    #[inline]
+    pub(super) fn boundaries(&self, scope: u32, path: &[u8], depths: u64, found: &mut Boundaries) {
+        found.count = 0;
+        found.fill(self.start(scope), path, depths);
     }
 }
 
 /// Multiplies, and adds the upper half of the product to the lower one without carry.
+#[inline]
 fn fold(a: u64, b: u64) -> u64 {
     let product = u128::from(a) * u128::from(b);
     product as u64 ^ (product >> 64) as u64
 }
 
 /// The hash of what went into `state` and the `len % 8` bytes of `word`.
+#[inline]
 fn end(state: u64, word: u64, len: usize) -> u64 {
     fold(state ^ word, END ^ len as u64)
 }
 
 /// What is left of `bytes` after whole words of eight, with zeros above.
+#[inline]
 fn last_word(bytes: &[u8]) -> u64 {
     let left = bytes.len() % 8;
     if left == 0 {
@@ -184,6 +176,7 @@ fn last_word(bytes: &[u8]) -> u64 {
 }
 
 /// The upper bit of each byte that is a slash.
+#[inline]
 fn slashes(word: u64) -> u64 {
     const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;
     let different = word ^ 0x2f2f_2f2f_2f2f_2f2f;
@@ -205,8 +198,8 @@ impl Boundary {
     }
 }
 
-/// The deepest boundaries of a path.
-#[derive(Debug)]
+/// The deepest boundaries of a path. Filled in place, as it is large enough for a copy to be felt.
+#[derive(Debug, Default)]
 pub(super) struct Boundaries {
     ring: [Boundary; Self::MAX],
     count: usize,
@@ -216,7 +209,29 @@ impl Boundaries {
     /// Buckets with prefixes of more different depths are rare, and take another pass.
     pub(super) const MAX: usize = 8;
 
+    #[inline]
+    fn fill(&mut self, mut state: u64, path: &[u8], depths: u64) {
+        // How many slashes there are before the place looked at, and the place of the word that has it.
+        let mut depth = 0;
+        let mut at = 0;
+        let (words, _) = path.as_chunks::<8>();
+        for word in words {
+            let word = u64::from_le_bytes(*word);
+            self.cut(state, word, at, slashes(word), &mut depth, depths);
+            if depths.wrapping_shr(depth) == 0 || depth > 63 {
+                return;
+            }
+            state = fold(state ^ word, STEP);
+            at += 8;
+        }
+        let word = last_word(path);
+        // The end of the path is a boundary as if another slash followed it.
+        let past_the_end = 0x80 << (8 * (path.len() - at));
+        self.cut(state, word, at, slashes(word) | past_the_end, &mut depth, depths);
+    }
+
     /// Notes the boundaries in `word`, which begins at place `at`.
+    #[inline]
     fn cut(&mut self, state: u64, word: u64, at: usize, mut slashes: u64, depth: &mut u32, depths: u64) {
         while slashes != 0 {
             let byte = slashes.trailing_zeros() / 8;
@@ -236,12 +251,14 @@ impl Boundaries {
         }
     }
 
+    #[inline]
     pub(super) fn deepest_first(&self) -> impl Iterator<Item = &Boundary> {
         let kept = self.count.min(Self::MAX);
         (self.count - kept..self.count).rev().filter_map(|place| self.ring.get(place % Self::MAX))
     }
 
     /// The depths that are less than those given out, as a mask.
+    #[inline]
     pub(super) fn not_asked(&self) -> u64 {
         if self.count <= Self::MAX {
             return 0;
@@ -281,17 +298,22 @@ mod tests {
         let map = keys(&[]);
         let ends =
             |boundaries: &Boundaries| boundaries.deepest_first().map(Boundary::end).collect::<Vec<_>>();
+        let boundaries = |path: &[u8], depths| {
+            let mut found = Boundaries::default();
+            map.boundaries(0, path, depths, &mut found);
+            found
+        };
         let all = u64::MAX ^ 1;
-        let first = map.boundaries(0, path, all);
+        let first = boundaries(path, all);
         assert_eq!(ends(&first), [24, 22, 20, 18, 16, 14, 12, 10]);
-        let second = map.boundaries(0, path, all & first.not_asked());
+        let second = boundaries(path, all & first.not_asked());
         assert_eq!(ends(&second), [8, 6, 4, 2]);
         assert_eq!(all & first.not_asked() & second.not_asked(), 0);
-        let none = map.boundaries(0, b"/a", 1 << 2);
+        let none = boundaries(b"/a", 1 << 2);
         assert_eq!(ends(&none), [0; 0]);
         assert_eq!(none.not_asked(), 0);
         // An empty element is one: the path `/a/` has two, of which the first is `a`.
-        assert_eq!(ends(&map.boundaries(0, b"/a/", all)), [3, 2]);
+        assert_eq!(ends(&boundaries(b"/a/", all)), [3, 2]);
     }
 
     proptest! {
@@ -301,8 +323,9 @@ mod tests {
             let path = path.as_bytes();
             let mut left = depths & !1;
             let mut given = Vec::new();
+            let mut boundaries = Boundaries::default();
             while left != 0 {
-                let boundaries = map.boundaries(7, path, left);
+                map.boundaries(7, path, left, &mut boundaries);
                 for boundary in boundaries.deepest_first() {
                     prop_assert_eq!(boundary.hash, map.hash(7, &path[..boundary.end()]));
                     given.push(boundary.end());

@@ -1,5 +1,34 @@
 //! The immutable table that finds the rule for a request.
 //!
+//! [`compile`](crate::compile::compile) makes one of resources. It can be used on its own, with whatever its entries should
+//! lead to:
+//!
+//! ```
+//! use gateway_router::model::HttpPath;
+//! use gateway_router::table::{Entry, EntryPath, ListenerKey, Origin, RouteTable};
+//! use http::{HeaderMap, Method};
+//! use lbcore::route::{Outcome, RequestHead, RouteMatcher};
+//!
+//! let everything = EntryPath::Prefix(HttpPath::root());
+//! let mut entries = vec![Entry::new(ListenerKey::new(80, None), everything, Origin::default(), 0)];
+//! entries.push(Entry::new(ListenerKey::new(80, None), EntryPath::Prefix(HttpPath::new("/api")?), Origin::default(), 1));
+//! entries[1].hostname = Some("*.example.com".parse()?);
+//! let table = RouteTable::new([], &entries, vec!["pages", "api"])?;
+//!
+//! let head = RequestHead {
+//!     port: 80,
+//!     server_name: None,
+//!     host: "www.example.com",
+//!     path: "/api/items",
+//!     query: None,
+//!     method: &Method::GET,
+//!     headers: &HeaderMap::new(),
+//! };
+//! assert_eq!(table.find(&head), Outcome::Found(&"api"));
+//! assert_eq!(table.find(&RequestHead { path: "/apis", ..head }), Outcome::Found(&"pages"));
+//! # Ok::<_, Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! # How it finds
 //! 1. The port leads to a map of hosts. One probe for the host as it is, then one for each length that a
 //!    wildcard of that port has, longest first. Which listener takes a host is settled when the table is built, so a
@@ -45,7 +74,7 @@ use lbcore::route::{Outcome, RequestHead, RouteMatcher};
 
 pub use self::build::BuildError;
 use self::condition::Conditions;
-use self::keys::Keys;
+use self::keys::{Boundaries, Keys};
 pub use self::precedence::{Origin, Precedence};
 use crate::model::{Hostname, HttpPath};
 use crate::rule::Rule;
@@ -299,8 +328,9 @@ impl<T> RouteTable<T> {
             }
         }
         let mut depths = bucket.depths;
+        let mut boundaries = Boundaries::default();
         while depths != 0 {
-            let boundaries = self.paths.boundaries(prefix_path(id), path, depths);
+            self.paths.boundaries(prefix_path(id), path, depths, &mut boundaries);
             for boundary in boundaries.deepest_first() {
                 if let Some(prefix) = path.get(..boundary.end())
                     && let Some(found) = self.paths.get_hashed(boundary.hash, prefix_path(id), prefix)
