@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use lbcore::time::{Duration, Instant};
 
 use super::table::Table;
+use crate::config::Timing;
 use crate::wire::Boot;
 
 /// Another node.
@@ -125,6 +126,25 @@ pub(super) struct Pending {
     pub(super) shown: u64,
 }
 
+/// Another run with this node's own name: a mistake of whoever named them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rival {
+    pub(super) boot: Boot,
+    /// What it must show us next.
+    pub(super) issued: u64,
+    /// When it last proved to be there.
+    pub(super) proved: Option<Instant>,
+    /// Whether it may own, as it said then.
+    pub(super) settled: bool,
+}
+
+impl Rival {
+    /// Whether it proved to be there a moment ago. It is greeted every few rounds.
+    pub(super) fn is_there(&self, now: Instant, timing: &Timing) -> bool {
+        self.proved.is_some_and(|proved| now < proved + timing.takeover() * 3)
+    }
+}
+
 /// A TCP connection, which tells the end of a process at once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Stream {
@@ -136,7 +156,7 @@ pub(super) enum Stream {
     /// Asked for.
     Connecting { id: u64 },
     /// It stands.
-    Open { id: u64 },
+    Open { id: u64, since: Instant },
     /// It stood until `closed`; a new attempt is to show whether the process is gone.
     Asking { id: u64, closed: Instant },
     /// The same, and the next attempt is due with the next round.

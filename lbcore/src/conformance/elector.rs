@@ -465,7 +465,11 @@ pub fn a_restart_at_once_is_not_its_predecessor(cluster: &mut Cluster) {
     for (role, owner) in &owners {
         let now = &cluster.ownership(1).roles[role];
         if *owner == 0 || now.node != before[role].node {
-            assert!(now.term > before[role].term, "the new process owns {role} in the old one's {}", now.term);
+            assert!(
+                now.term > before[role].term,
+                "the new process owns {role} in the old one's {}",
+                now.term
+            );
         }
     }
     assert!(owners.values().any(|owner| *owner == 0), "a node that came back carries its share: {owners:?}");
