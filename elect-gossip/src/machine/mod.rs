@@ -645,7 +645,7 @@ impl Machine {
             peer.gone = boot;
             peer.session = None;
         }
-        if let Stream::Open { id, .. } | Stream::Connecting { id } | Stream::Asking { id, .. } = stream {
+        if let Stream::Open { id } | Stream::Connecting { id } | Stream::Asking { id, .. } = stream {
             self.outputs.push_back(Output::Disconnect { stream: id });
         }
         self.members_since = self.now;

@@ -49,6 +49,8 @@ pub(super) struct Peer {
     /// How many others it holds for alive.
     pub(super) live: u16,
     pub(super) stream: Stream,
+    /// When a stream that was closed was last asked for again at once.
+    pub(super) asked: Option<Instant>,
 }
 
 impl Peer {
@@ -156,7 +158,7 @@ pub(super) enum Stream {
     /// Asked for.
     Connecting { id: u64 },
     /// It stands.
-    Open { id: u64, since: Instant },
+    Open { id: u64 },
     /// It stood until `closed`; a new attempt is to show whether the process is gone.
     Asking { id: u64, closed: Instant },
     /// The same, and the next attempt is due with the next round.

@@ -327,15 +327,17 @@ impl Machine {
     pub(super) fn handle_stream(&mut self, stream: u64, event: StreamEvent) {
         let (now, takeover) = (self.now, self.timing.takeover());
         let found = self.peers.iter_mut().find(|(_, peer)| match peer.stream {
-            Stream::Connecting { id } | Stream::Open { id, .. } | Stream::Asking { id, .. } => id == stream,
+            Stream::Connecting { id } | Stream::Open { id } | Stream::Asking { id, .. } => id == stream,
             _ => false,
         });
         let Some((name, peer)) = found else { return };
         let name = name.clone();
         peer.stream = match (peer.stream, event) {
-            // One that is closed as soon as it stands says nothing: its host is out of room for more. To ask again at
-            // once would go round and round.
-            (Stream::Open { since, .. }, StreamEvent::Closed) if since + STREAM_REST <= now => {
+            // At once only once a second: a host that is out of room closes each as soon as it stands.
+            (Stream::Open { .. }, StreamEvent::Closed)
+                if peer.asked.is_none_or(|asked| asked + STREAM_REST <= now) =>
+            {
+                peer.asked = Some(now);
                 // Maybe the process ended, maybe only the connection: its host knows, and so does it.
                 let id = self.next_stream + 1;
                 self.next_stream = id;
@@ -352,7 +354,7 @@ impl Machine {
                 Stream::AskAgain { closed }
             }
             (Stream::Connecting { id } | Stream::Asking { id, .. }, StreamEvent::Opened) => {
-                Stream::Open { id, since: now }
+                Stream::Open { id }
             }
             (_, StreamEvent::Opened) => return,
             _ => Stream::Resting { until: now + STREAM_REST.max(Duration::from_millis(1)) },
