@@ -1,9 +1,9 @@
 //! The driver: sockets and the clock around a [`Machine`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdListener, UdpSocket as StdSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener as StdListener, UdpSocket as StdSocket};
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -24,6 +24,10 @@ const BATCH: usize = 512;
 
 /// So many streams are accepted; members need one each.
 const ACCEPTED: usize = 1024;
+
+/// So many of them from one address. Beyond that the oldest makes room: of a member that lost its power there may be
+/// some left, and a stranger must not keep members out.
+const ACCEPTED_FROM_ONE: usize = 64;
 
 /// A socket that fails so often in a row is broken.
 const FAILURES: u32 = 1000;
@@ -196,7 +200,7 @@ impl Driver {
                 ready = socket.readable() => ready.map_err(|source| DriverError::Socket { source })?,
                 accepted = listener.accept() => {
                     match accepted {
-                        Ok((stream, _)) => streams.hold(stream),
+                        Ok((stream, from)) => streams.hold(stream, from.ip()),
                         // Out of descriptors, for example: those that wait go on waiting.
                         Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
                     }
@@ -228,6 +232,8 @@ fn log(notice: Notice) {
 struct Streams {
     tasks: JoinSet<()>,
     asked: BTreeMap<u64, AbortHandle>,
+    /// Oldest first.
+    accepted: VecDeque<(IpAddr, AbortHandle)>,
     sender: mpsc::Sender<(u64, StreamEvent)>,
     events: mpsc::Receiver<(u64, StreamEvent)>,
 }
@@ -235,7 +241,8 @@ struct Streams {
 impl Default for Streams {
     fn default() -> Self {
         let (sender, events) = mpsc::channel(64);
-        Self { tasks: JoinSet::new(), asked: BTreeMap::new(), sender, events }
+        let (asked, accepted) = (BTreeMap::new(), VecDeque::new());
+        Self { tasks: JoinSet::new(), asked, accepted, sender, events }
     }
 }
 
@@ -268,11 +275,19 @@ impl Streams {
     }
 
     /// Keeps a stream that somebody opened, so that it tells when this process ends.
-    fn hold(&mut self, connection: TcpStream) {
-        if self.tasks.len() < ACCEPTED {
-            self.tasks.spawn(async move {
+    fn hold(&mut self, connection: TcpStream, from: IpAddr) {
+        self.accepted.retain(|(_, task)| !task.is_finished());
+        if self.accepted.iter().filter(|(address, _)| *address == from).count() >= ACCEPTED_FROM_ONE {
+            let oldest = self.accepted.iter().position(|(address, _)| *address == from);
+            if let Some((_, task)) = oldest.and_then(|at| self.accepted.remove(at)) {
+                task.abort();
+            }
+        }
+        if self.accepted.len() < ACCEPTED {
+            let task = self.tasks.spawn(async move {
                 end_of(connection).await;
             });
+            self.accepted.push_back((from, task));
         }
     }
 }

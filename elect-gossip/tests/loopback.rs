@@ -9,6 +9,8 @@ use lbcore::announce::Stop;
 use lbcore::elect::{Bid, Candidacy, LeaderElector, Ownership};
 use lbcore::id::{NodeName, Role};
 use lbcore::time::Duration;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
@@ -147,4 +149,27 @@ async fn what_cannot_be_built_says_why() {
 
     let nameless = GossipElector::new(&Config::new("", any_port(), key())).unwrap_err();
     assert_eq!(nameless.to_string(), "the name of a node has 1 to 253 bytes, not 0");
+}
+
+#[tokio::test]
+async fn streams_of_strangers_make_room_for_those_that_come_later() {
+    let (_elector, driver) = GossipElector::new(&config("n1", &[])).unwrap();
+    let address = driver.address();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(driver.run(std::future::pending()));
+    let attempt = async {
+        let mut streams = Vec::new();
+        for _ in 0..70 {
+            streams.push(TcpStream::connect(address).await.unwrap());
+        }
+        // The oldest are closed to make room.
+        assert_eq!(streams[0].read(&mut [0; 1]).await.unwrap(), 0);
+        assert_eq!(streams[5].read(&mut [0; 1]).await.unwrap(), 0);
+        streams.split_off(6)
+    };
+    let mut kept = tokio::time::timeout(Duration::from_secs(60), attempt).await.unwrap();
+    for stream in &mut kept {
+        let end = stream.try_read(&mut [0; 1]);
+        assert!(end.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock));
+    }
 }

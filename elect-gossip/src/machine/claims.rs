@@ -203,6 +203,12 @@ impl Machine {
             };
         }
         let Phase::Listening { since, round } = self.phase else { return };
+        // Another node of this name may own, or goes first.
+        let rival = self.rival.filter(|rival| rival.is_there(now, &self.timing));
+        if rival.is_some_and(|rival| rival.settled || rival.boot < self.boot) {
+            self.wake_at(self.next_round);
+            return;
+        }
         let alive = || self.peers.values().filter(|peer| peer.alive);
         let known = alive().all(|peer| {
             let fresh = peer.echoed >= round || !peer.is_heard(now, takeover);

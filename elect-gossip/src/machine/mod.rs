@@ -44,7 +44,7 @@ use rand::{RngExt, SeedableRng};
 
 use self::claims::Claims;
 use self::membership::{Id, Membership, Word};
-use self::peer::{Peer, Stream};
+use self::peer::{Peer, Rival, Stream};
 use self::table::Table;
 use crate::config::{BuildError, Config, Keyring, Timing};
 use crate::wire::{Boot, Entries, Heard, Heartbeat, Message, Meta, Packet, Sealer};
@@ -203,6 +203,9 @@ pub struct Machine {
     rng: ChaCha8Rng,
     now: Instant,
     peers: BTreeMap<NodeName, Peer>,
+    rival: Option<Rival>,
+    /// When it was last said that two nodes have one name.
+    clash_told: Option<Instant>,
     membership: Membership,
     /// What this node says of itself.
     table: Table,
@@ -260,6 +263,9 @@ const CALL_EVERY: u64 = 20;
 /// Those without a session are greeted, and streams looked after, every so many rounds.
 const GREET_EVERY: u64 = 4;
 
+/// How often it is said that two nodes have one name.
+const TELL_CLASH: Duration = Duration::from_secs(60);
+
 /// After a connection that was refused or failed, the next is tried no sooner.
 const STREAM_REST: Duration = Duration::from_secs(1);
 
@@ -293,6 +299,8 @@ impl Machine {
             rng,
             now,
             peers: BTreeMap::new(),
+            rival: None,
+            clash_told: None,
             membership,
             table,
             claims: Claims::default(),

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use lbcore::time::{Duration, Instant};
 
 use super::table::Table;
+use crate::config::Timing;
 use crate::wire::Boot;
 
 /// Another node.
@@ -48,6 +49,8 @@ pub(super) struct Peer {
     /// How many others it holds for alive.
     pub(super) live: u16,
     pub(super) stream: Stream,
+    /// When a stream that was closed was last asked for again at once.
+    pub(super) asked: Option<Instant>,
 }
 
 impl Peer {
@@ -123,6 +126,25 @@ pub(super) struct Pending {
     pub(super) since: Instant,
     pub(super) issued: u64,
     pub(super) shown: u64,
+}
+
+/// Another run with this node's own name: a mistake of whoever named them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rival {
+    pub(super) boot: Boot,
+    /// What it must show us next.
+    pub(super) issued: u64,
+    /// When it last proved to be there.
+    pub(super) proved: Option<Instant>,
+    /// Whether it may own, as it said then.
+    pub(super) settled: bool,
+}
+
+impl Rival {
+    /// Whether it proved to be there a moment ago. It is greeted every few rounds.
+    pub(super) fn is_there(&self, now: Instant, timing: &Timing) -> bool {
+        self.proved.is_some_and(|proved| now < proved + timing.takeover() * 3)
+    }
 }
 
 /// A TCP connection, which tells the end of a process at once.

@@ -7,9 +7,9 @@ use lbcore::time::Duration;
 use rand::RngExt;
 
 use super::membership::Id;
-use super::peer::{Peer, Pending, Session, Stream, Window};
+use super::peer::{Peer, Pending, Rival, Session, Stream, Window};
 use super::table::Applied;
-use super::{Cause, Event, Machine, Notice, Output, STREAM_REST, StreamEvent};
+use super::{Cause, Event, Machine, Notice, Output, Phase, STREAM_REST, StreamEvent, TELL_CLASH};
 use crate::wire::{Boot, Entries, Fetch, Hello, Message, Packet, WireError};
 
 impl Machine {
@@ -29,8 +29,10 @@ impl Machine {
             return self.counters.own += 1;
         }
         if packet.from == self.me {
-            self.counters.name_clash += 1;
-            self.events.push_back(Event::Notice(Notice::NameClash(packet.from, from)));
+            self.clash(packet.from, from);
+            if let Message::Hello(hello) = packet.message {
+                self.meet_rival(from, boot, packet.token, hello);
+            }
             return;
         }
         if let Message::Hello(hello) = packet.message {
@@ -98,7 +100,8 @@ impl Machine {
                 accepted = pending.issued == token;
             }
             if accepted && !self.accept(from, boot, sequence, name) {
-                return;
+                // Told all the same that we are there, or it would take itself for the only node.
+                return self.challenge(from, boot, name);
             }
         }
         if accepted {
@@ -115,8 +118,7 @@ impl Machine {
         if peer.alive && peer.boot != Some(boot) {
             let address = peer.session.as_ref().map(|session| session.address).or(peer.address);
             if address.is_some_and(|address| address != from) {
-                self.counters.name_clash += 1;
-                self.events.push_back(Event::Notice(Notice::NameClash(name.clone(), from)));
+                self.clash(name.clone(), from);
                 return false;
             }
             // Only one process can have the address: the other one is over.
@@ -169,8 +171,12 @@ impl Machine {
             (None, Some(pending)) => (pending.shown, pending.issued),
             (None, None) => (0, 0),
         };
-        let hello = Hello { token, accepted: session.is_some() };
-        self.send_to(to, shown, Message::Hello(hello));
+        let accepted = session.is_some();
+        self.send_to(to, shown, self.hello(token, accepted));
+    }
+
+    fn hello(&self, token: u64, accepted: bool) -> Message {
+        Message::Hello(Hello { token, accepted, settled: self.phase == Phase::Settled })
     }
 
     /// Greets somebody of whom only the address is known, or no session stands with.
@@ -178,7 +184,7 @@ impl Machine {
         let boot = self.peers.get(name).and_then(|peer| peer.pending.as_ref()).map(|pending| pending.boot);
         match boot {
             Some(boot) => self.send_hello(to, boot, name),
-            None => self.send_to(to, 0, Message::Hello(Hello { token: 0, accepted: false })),
+            None => self.send_to(to, 0, self.hello(0, false)),
         }
     }
 
@@ -191,7 +197,7 @@ impl Machine {
             .filter(|seed| !self.peers.values().any(|peer| peer.address == Some(*seed)))
             .collect();
         for seed in strangers {
-            self.send_to(seed, 0, Message::Hello(Hello { token: 0, accepted: false }));
+            self.send_to(seed, 0, self.hello(0, false));
         }
         let silent: Vec<_> = self
             .peers
@@ -201,6 +207,42 @@ impl Machine {
             .collect();
         for (name, address) in silent {
             self.greet(address, &name);
+        }
+    }
+
+    /// Another run with our name, which must prove to be there now: recorded words of our own last run come from one,
+    /// too. Of two that both may own the one with the higher number becomes silent.
+    fn meet_rival(&mut self, from: SocketAddr, boot: Boot, token: u64, hello: Hello) {
+        let fresh = self.rng.random::<u64>() | 1;
+        let rival = match &mut self.rival {
+            Some(rival) if rival.boot == boot || rival.is_there(self.now, &self.timing) => rival,
+            rival => rival.insert(Rival { boot, issued: fresh, proved: None, settled: false }),
+        };
+        if rival.boot != boot {
+            return;
+        }
+        let accepted = rival.issued == token;
+        if accepted {
+            // Once only, so that nothing is proved by a record of it.
+            rival.issued = fresh;
+            rival.proved = Some(self.now);
+            rival.settled = hello.settled;
+        }
+        let (issued, yields) = (rival.issued, accepted && rival.settled && boot < self.boot);
+        if !accepted || !hello.accepted {
+            self.send_to(from, hello.token, self.hello(issued, accepted));
+        }
+        if yields && self.phase == Phase::Settled {
+            self.lose_lease();
+        }
+    }
+
+    /// Two nodes have one name.
+    fn clash(&mut self, name: NodeName, from: SocketAddr) {
+        self.counters.name_clash += 1;
+        if self.clash_told.is_none_or(|told| self.now >= told + TELL_CLASH) {
+            self.clash_told = Some(self.now);
+            self.events.push_back(Event::Notice(Notice::NameClash(name, from)));
         }
     }
 
@@ -291,7 +333,11 @@ impl Machine {
         let Some((name, peer)) = found else { return };
         let name = name.clone();
         peer.stream = match (peer.stream, event) {
-            (Stream::Open { .. }, StreamEvent::Closed) => {
+            // At once only once a second: a host that is out of room closes each as soon as it stands.
+            (Stream::Open { .. }, StreamEvent::Closed)
+                if peer.asked.is_none_or(|asked| asked + STREAM_REST <= now) =>
+            {
+                peer.asked = Some(now);
                 // Maybe the process ended, maybe only the connection: its host knows, and so does it.
                 let id = self.next_stream + 1;
                 self.next_stream = id;

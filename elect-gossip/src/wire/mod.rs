@@ -79,7 +79,11 @@ impl Packet {
         let from = reader.node()?;
         let token = reader.u64()?;
         let message = match reader.u8()? {
-            kind::HELLO => Message::Hello(Hello { token: reader.u64()?, accepted: reader.flag()? }),
+            kind::HELLO => Message::Hello(Hello {
+                token: reader.u64()?,
+                accepted: reader.flag()?,
+                settled: reader.flag()?,
+            }),
             kind::HEARTBEAT => Message::Heartbeat(Heartbeat::parse(&mut reader)?),
             kind::ENTRIES => Message::Entries(Entries::parse(&mut reader)?),
             kind::FETCH => {
@@ -101,6 +105,7 @@ impl Packet {
                 out.put_u8(kind::HELLO);
                 out.put_u64(hello.token);
                 out.put_u8(u8::from(hello.accepted));
+                out.put_u8(u8::from(hello.settled));
             }
             Message::Heartbeat(heartbeat) => {
                 out.put_u8(kind::HEARTBEAT);
@@ -156,6 +161,8 @@ pub struct Hello {
     pub token: u64,
     /// Whether the sender has seen its token from this run of the receiver.
     pub accepted: bool,
+    /// Whether the sender may own. Matters to another node of the same name only.
+    pub settled: bool,
 }
 
 /// A heartbeat.

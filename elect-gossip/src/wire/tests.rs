@@ -33,7 +33,10 @@ fn samples() -> Vec<(&'static str, Message)> {
     let entry = |stamp, key, value| Entry { stamp, key, value };
     let said = |bid, claim| Value::Role(RoleEntry { bid, claim });
     vec![
-        ("01 1112131415161718 01", Message::Hello(Hello { token: 0x1112_1314_1516_1718, accepted: true })),
+        (
+            "01 1112131415161718 01 00",
+            Message::Hello(Hello { token: 0x1112_1314_1516_1718, accepted: true, settled: false }),
+        ),
         (
             "02 0000000000000009 0000000000000007 0000000000000003 01 0002 02
              02 6e32 000000000000000000000000000000aa 000061a8 0000000000000005
@@ -139,7 +142,8 @@ fn what_is_cut_or_has_a_tail_is_refused() {
 fn what_has_no_meaning_is_refused() {
     for (text, why) in [
         ("09", "kind of message"),
-        ("01 1112131415161718 02", "flag"),
+        ("01 1112131415161718 02 00", "flag"),
+        ("01 1112131415161718 00 02", "flag"),
         ("04 00 000000000000000000000000000000dd 0000000000000011", "name of a node"),
         ("04 01 ff 000000000000000000000000000000dd 0000000000000011", "text"),
         // from > to, to > latest, unknown flags

@@ -65,6 +65,10 @@ pub struct Node {
     drift: i64,
     seen: u64,
     pub notices: Vec<(Instant, Notice)>,
+    /// Closes each stream as soon as it stands.
+    pub hangs_up: bool,
+    /// How many streams it asked for.
+    pub connects: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -110,15 +114,21 @@ pub struct Sim {
 
 impl Sim {
     pub fn new(seed: u64, count: usize, timing: Timing, net: Net) -> Self {
+        let names: Vec<_> = (1..=count).map(|number| format!("n{number}")).collect();
+        Self::of_names(seed, &names.iter().map(String::as_str).collect::<Vec<_>>(), timing, net)
+    }
+
+    /// A node for each name.
+    pub fn of_names(seed: u64, names: &[&str], timing: Timing, net: Net) -> Self {
+        let count = names.len();
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let address = |n: usize| SocketAddr::from(([10, 0, 0, u8::try_from(n + 1).unwrap()], 7946));
         let seeds: Vec<_> = (0..count).map(address).collect();
         let nodes = (0..count)
             .map(|n| {
                 let keys = Keyring::new(ClusterKey::new([7; 32]));
-                let config = Config::new(format!("n{}", n + 1).as_str(), address(n), keys)
-                    .with_seeds(seeds.clone())
-                    .with_timing(timing);
+                let config =
+                    Config::new(names[n], address(n), keys).with_seeds(seeds.clone()).with_timing(timing);
                 let (elector, _) = GossipElector::detached();
                 Node {
                     name: config.node.clone(),
@@ -136,6 +146,8 @@ impl Sim {
                     drift: rng.random_range(-net.drift..=net.drift),
                     seen: 0,
                     notices: Vec::new(),
+                    hangs_up: false,
+                    connects: 0,
                 }
             })
             .collect();
@@ -468,6 +480,7 @@ impl Sim {
         let Some(target) = self.nodes.iter().position(|node| node.address == to) else { return };
         let reached = !self.cuts.contains(&(node, target)) && !self.cuts.contains(&(target, node));
         let life = self.nodes[target].life;
+        self.nodes[node].connects += 1;
         let (event, after) = if !reached || !self.nodes[target].host {
             (StreamEvent::Failed, Duration::from_secs(1))
         } else if self.is_up(target) {
@@ -480,6 +493,13 @@ impl Sim {
         let arrival = Arrival::Stream(stream, event);
         let delivery = Delivery { to: node, life: self.nodes[node].life, arrival };
         self.queue.insert((self.now + after, self.serial), delivery);
+        if event == StreamEvent::Opened && self.nodes[target].hangs_up {
+            self.streams.remove(&(node, stream));
+            let arrival = Arrival::Stream(stream, StreamEvent::Closed);
+            let delivery = Delivery { to: node, life: self.nodes[node].life, arrival };
+            self.serial += 1;
+            self.queue.insert((self.now + after, self.serial), delivery);
+        }
     }
 
     fn deliver(&mut self, from: usize, to: usize, arrival: Arrival) {

@@ -667,11 +667,20 @@ impl Machine {
         self.bids.revision = found;
     }
 
-    /// When this node's bids are to be stored, or to be looked after.
+    /// When this node's bids are to be stored, or to be looked after. Never while another process has this node's lease:
+    /// the record says what that one bids.
     fn bids_due(&self) -> Option<Instant> {
         let busy =
             self.is_asking(|purpose| matches!(purpose, Purpose::ReadOwnBids | Purpose::WriteOwnBids(_)));
-        (self.bids.number > 0 && !busy).then_some(self.bids.try_at)
+        (self.bids.number > 0 && !busy && !self.is_taken()).then_some(self.bids.try_at)
+    }
+
+    /// Whether another process holds the lease of this node: the one that this one replaces, or one that was given
+    /// the same name by mistake.
+    fn is_taken(&self) -> bool {
+        let taken =
+            |record: &NodeRecord| matches!(&record.state, State::Held(holder) if *holder != self.settings.me);
+        self.lease.record().flatten().is_some_and(taken)
     }
 
     fn write_own_bids(&mut self) {
@@ -941,6 +950,15 @@ impl Machine {
         let held = match (self.cover(), self.lease.record()) {
             (Some(_), _) => Condition::yes("LeaseHeld", "Renewed", "this node may own roles"),
             (None, None) => Condition::no("LeaseHeld", "Unread", "the store has not been read yet"),
+            (None, Some(_)) if self.is_taken() => Condition::no(
+                "LeaseHeld",
+                "HeldByAnother",
+                format!(
+                    "another process holds the lease of {}: the last one of this node, whose lease will run out, or \
+                     another node of the same name, which must be given one of its own",
+                    self.me()
+                ),
+            ),
             (None, Some(_)) => {
                 Condition::no("LeaseHeld", "NotHeld", "this node owns nothing until it holds its lease")
             }

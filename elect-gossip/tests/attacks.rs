@@ -1,0 +1,321 @@
+//! What is forged, cut, altered, recorded or sealed with another key changes nothing; and what nodes do to each other
+//! by mistake leaves one owner.
+
+#[expect(dead_code, reason = "shared with the simulation, which uses all of it")]
+mod sim;
+
+use std::net::SocketAddr;
+
+use elect_gossip::machine::{Counters, Notice};
+use elect_gossip::wire::{
+    Boot, HEADER_LEN, Heartbeat, Hello, MAX_DATAGRAM, Message, Packet, Sealer, TAG_LEN,
+};
+use elect_gossip::{ClusterKey, Keyring, Timing};
+use lbcore::elect::Bid;
+use lbcore::id::Role;
+use lbcore::time::Duration;
+use sim::{Net, Sim, addresses};
+
+const ATTACKER: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 9)), 7946);
+
+fn settled(seed: u64, size: usize) -> (Sim, Vec<Role>) {
+    let mut sim = Sim::new(seed, size, Timing::default(), Net::calm());
+    let roles = addresses(6);
+    sim.bid_all(&roles);
+    let span = calm(&sim);
+    sim.run(span);
+    sim.assert_settled("at first");
+    sim.take_gaps();
+    (sim, roles)
+}
+
+fn calm(sim: &Sim) -> Duration {
+    sim.timing.takeover() * 3 + sim.timing.rebalance_after + Duration::from_millis(200)
+}
+
+/// Nobody noticed anything: no role moved or was without an owner, no member was missed, no lease lost.
+fn assert_unmoved(sim: &mut Sim, moves: usize, members: usize) {
+    sim.assert_settled("under attack");
+    assert_eq!(sim.moves, moves);
+    assert!(sim.take_gaps().is_empty(), "a role had no owner for a while");
+    for node in 0..sim.nodes.len() {
+        assert_eq!(sim.counters(node).leases_lost, 0);
+        assert_eq!(sim.ownership(node).members.len(), members, "as node {node} sees it");
+    }
+}
+
+fn count(sim: &Sim, what: impl Fn(&Counters) -> u64) -> u64 {
+    (0..sim.nodes.len()).map(|node| what(&sim.counters(node))).sum()
+}
+
+/// Datagrams that members send, as somebody on the segment records them.
+fn record(sim: &mut Sim, span: Duration) -> Vec<(usize, Vec<u8>)> {
+    let mut recorded = Vec::new();
+    let mut left = span;
+    while left > Duration::ZERO {
+        recorded.extend(sim.on_the_wire());
+        let step = Duration::from_micros(100);
+        sim.run(step);
+        left = left.saturating_sub(step);
+    }
+    assert!(recorded.len() > 100, "only {} datagrams were seen", recorded.len());
+    recorded
+}
+
+fn sealed(key: u8, boot: u128, sequence: u64, message: Message) -> Vec<u8> {
+    let mut payload = Vec::new();
+    Packet::new("n1".into(), 0, message).emit(&mut payload);
+    let keys = Keyring::new(ClusterKey::new([key; 32]));
+    Sealer::new(&keys).seal(Boot(boot), sequence, &payload).unwrap()
+}
+
+#[test]
+fn noise_and_foreign_keys_change_nothing() {
+    let (mut sim, _) = settled(1, 3);
+    let moves = sim.moves;
+    let mut injected = 0;
+    for round in 0_u8..100 {
+        for node in 0..3 {
+            let noise = [
+                Vec::new(),
+                vec![round; usize::from(round)],
+                b"LBG1".to_vec(),
+                [b"LBG1".as_slice(), &vec![round; HEADER_LEN + TAG_LEN]].concat(),
+                [b"LBG1".as_slice(), &vec![round; 65_000]].concat(),
+                [b"LBG2".as_slice(), &vec![round; MAX_DATAGRAM - 4]].concat(),
+                sealed(8, 5, u64::from(round) + 1, Message::Heartbeat(Heartbeat::default())),
+                sealed(
+                    8,
+                    5,
+                    u64::from(round) + 1,
+                    Message::Hello(Hello { token: 1, accepted: true, settled: true }),
+                ),
+            ];
+            for bytes in noise {
+                injected += 1;
+                let from = if round % 2 == 0 { ATTACKER } else { sim.nodes[(node + 1) % 3].address };
+                sim.inject(from, node, bytes);
+            }
+        }
+        sim.run(Duration::from_millis(7));
+    }
+    assert_eq!(count(&sim, |it| it.foreign + it.unauthentic), injected);
+    assert_unmoved(&mut sim, moves, 3);
+}
+
+#[test]
+fn what_is_cut_or_altered_on_the_way_is_dropped() {
+    let (mut sim, _) = settled(2, 3);
+    let moves = sim.moves;
+    let recorded = record(&mut sim, Duration::from_millis(500));
+    let before = count(&sim, |it| it.replayed + it.malformed);
+    let mut injected = 0;
+    for (number, (to, bytes)) in recorded.iter().enumerate().take(300) {
+        let at = number * 7 % bytes.len();
+        let mut altered = bytes.clone();
+        altered[at] ^= 1 << (number % 8);
+        let longer = [bytes.as_slice(), &[0]].concat();
+        for bytes in [altered, bytes[..at].to_vec(), longer] {
+            injected += 1;
+            sim.inject(ATTACKER, *to, bytes);
+        }
+    }
+    sim.run(Duration::from_millis(100));
+    assert_eq!(count(&sim, |it| it.foreign + it.unauthentic), injected);
+    assert_eq!(count(&sim, |it| it.replayed + it.malformed), before);
+    assert_unmoved(&mut sim, moves, 3);
+}
+
+#[test]
+fn what_was_recorded_is_not_believed_again() {
+    let (mut sim, _) = settled(3, 3);
+    let moves = sim.moves;
+    let recorded = record(&mut sim, Duration::from_millis(600));
+    let before = count(&sim, |it| it.replayed);
+    for (to, bytes) in &recorded {
+        // To whom it was sent, and to the others, from where it came and from elsewhere.
+        for node in 0..3 {
+            sim.inject(ATTACKER, node, bytes.clone());
+            let from = sim.nodes[(to + 1) % 3].address;
+            sim.inject(from, node, bytes.clone());
+        }
+    }
+    sim.run(Duration::from_millis(300));
+    assert!(count(&sim, |it| it.replayed) - before >= recorded.len() as u64);
+    assert_unmoved(&mut sim, moves, 3);
+}
+
+#[test]
+fn the_recorded_words_of_a_dead_node_do_not_keep_it_alive() {
+    let (mut sim, roles) = settled(4, 3);
+    let recorded = record(&mut sim, Duration::from_millis(600));
+    let address = sim.nodes[0].address;
+    sim.power_off(0);
+    let dead_at = sim.now;
+    for step in 0..60 {
+        for (to, bytes) in recorded.iter().skip(step * 5).take(60) {
+            sim.inject(address, *to, bytes.clone());
+        }
+        sim.run(Duration::from_millis(10));
+        let owned = roles.iter().all(|role| sim.holders(role).iter().any(|node| *node != 0));
+        if owned && step > 0 {
+            break;
+        }
+    }
+    let took = sim.now.saturating_since(dead_at);
+    assert!(took <= sim.timing.takeover() * 2, "{took:?}");
+    for node in 1..3 {
+        assert!(!sim.ownership(node).members.contains_key("n1"), "as node {node} sees it");
+    }
+}
+
+#[test]
+fn the_recorded_words_of_an_earlier_run_do_not_harm_the_next() {
+    let (mut sim, roles) = settled(5, 3);
+    let recorded = record(&mut sim, Duration::from_millis(600));
+    sim.kill(0);
+    sim.start(0);
+    sim.bid(0, roles.iter().map(|role| (role.clone(), Bid::default())));
+    let address = sim.nodes[0].address;
+    for step in 0..200 {
+        for (to, bytes) in recorded.iter().cycle().skip(step * 7).take(20) {
+            sim.inject(address, *to, bytes.clone());
+            sim.inject(ATTACKER, 0, bytes.clone());
+        }
+        sim.run(Duration::from_millis(10));
+    }
+    sim.assert_settled("old words in its ear");
+    assert!(roles.iter().any(|role| sim.holds(0, role)), "it carries its share again");
+    assert_eq!(sim.ownership(1).members.len(), 3);
+}
+
+#[test]
+fn a_restart_at_once_is_noticed_and_taken_in_again() {
+    for seed in 0..20 {
+        let (mut sim, roles) = settled(seed, 3);
+        let owned: Vec<_> = roles.iter().filter(|role| sim.holds(0, role)).cloned().collect();
+        let term = |sim: &Sim, role: &Role| sim.ownership(1).roles.get(role).map(|owner| owner.term);
+        let terms: Vec<_> = owned.iter().map(|role| term(&sim, role)).collect();
+        sim.kill(0);
+        sim.start(0);
+        sim.bid(0, roles.iter().map(|role| (role.clone(), Bid::default())));
+        let span = calm(&sim);
+        sim.run(span);
+        sim.assert_settled("after the restart");
+        for (role, before) in owned.iter().zip(terms) {
+            assert!(term(&sim, role) > before, "{role} has a new owner, or one anew");
+        }
+        let longest = sim.take_gaps().into_values().max().unwrap_or_default();
+        assert!(longest <= sim.timing.takeover() * 2, "{longest:?}");
+    }
+}
+
+#[test]
+fn all_at_once_leaves_one_owner_each() {
+    for seed in 0..20 {
+        let (mut sim, roles) = settled(seed, 5);
+        let recorded = record(&mut sim, Duration::from_millis(200));
+        sim.pause(0);
+        sim.kill(1);
+        sim.start(1);
+        sim.bid(1, roles.iter().map(|role| (role.clone(), Bid::default())));
+        sim.power_off(2);
+        for step in 0..100 {
+            for (to, bytes) in recorded.iter().cycle().skip(step * 11).take(20) {
+                sim.inject(ATTACKER, *to, bytes.clone());
+            }
+            if step == 60 {
+                sim.resume(0);
+            }
+            sim.run(Duration::from_millis(10));
+        }
+        sim.start(2);
+        sim.bid(2, roles.iter().map(|role| (role.clone(), Bid::default())));
+        let span = calm(&sim) * 2;
+        sim.run(span);
+        sim.assert_settled("after all that");
+        assert_eq!(sim.ownership(3).members.len(), 5);
+    }
+}
+
+#[test]
+fn two_nodes_of_one_name_do_not_both_own() {
+    // The default name of a machine, on both of two.
+    for seed in 0..20 {
+        let mut sim = Sim::of_names(seed, &["localhost", "localhost"], Timing::default(), Net::calm());
+        let roles = addresses(3);
+        sim.bid_all(&roles);
+        let span = calm(&sim) * 3;
+        sim.run(span);
+        let owner = |sim: &Sim| {
+            let holders: Vec<_> = roles.iter().map(|role| sim.holders(role)).collect();
+            assert!(holders.iter().all(|it| *it == holders[0] && it.len() == 1), "seed {seed}: {holders:?}");
+            holders[0][0]
+        };
+        let first = owner(&sim);
+        let clashes = |notice: &&(_, Notice)| matches!(notice.1, Notice::NameClash(..));
+        for node in &sim.nodes {
+            assert_eq!(
+                node.notices.iter().filter(clashes).count(),
+                1,
+                "it is said, and not for each datagram"
+            );
+        }
+        // Each is alone for a while, and then there is the other one.
+        sim.lenient_until = sim.now + span * 2;
+        sim.cut_off(&[0]);
+        sim.run(span);
+        assert!(roles.iter().all(|role| sim.holders(role).len() == 2));
+        sim.heal_all();
+        sim.run(span);
+        sim.lenient_until = sim.now;
+        sim.run(span);
+        assert_eq!(owner(&sim), first);
+        sim.kill(first);
+        sim.run(span);
+        assert_eq!(owner(&sim), 1 - first);
+    }
+}
+
+#[test]
+fn a_host_that_hangs_up_costs_two_attempts_a_second() {
+    let (mut sim, _) = settled(6, 3);
+    sim.nodes[0].hangs_up = true;
+    sim.kill(0);
+    sim.start(0);
+    let span = Duration::from_secs(20);
+    let before = sim.nodes[1].connects;
+    sim.run(span);
+    let connects = sim.nodes[1].connects - before;
+    assert!((30..=45).contains(&connects), "{connects} attempts in {span:?}");
+}
+
+#[test]
+fn a_second_node_of_a_name_does_not_disturb_the_first() {
+    for seed in 0..20 {
+        let mut sim = Sim::of_names(seed, &["n1", "n2", "n1"], Timing::default(), Net::calm());
+        // The third is not there yet.
+        sim.power_off(2);
+        let roles = addresses(4);
+        sim.bid_all(&roles);
+        let span = calm(&sim);
+        sim.run(span);
+        let (moves, owners) = (sim.moves, sim.owners.clone());
+        assert!(roles.iter().all(|role| sim.holders(role).len() == 1));
+        sim.take_gaps();
+        sim.start(2);
+        sim.bid(2, roles.iter().map(|role| (role.clone(), Bid::default())));
+        sim.run(span * 3);
+        assert_eq!((sim.moves, &sim.owners), (moves, &owners));
+        assert!(sim.take_gaps().is_empty());
+        // Nor does it own once the first one is away for a moment.
+        sim.pause(0);
+        sim.run(span);
+        sim.resume(0);
+        sim.run(span * 2);
+        for role in &roles {
+            assert_eq!(sim.holders(role).len(), 1, "{role}");
+        }
+    }
+}
