@@ -97,8 +97,8 @@ impl<T: Transport> Engine<T> {
             self.publish();
             let now = (self.clock)();
             let pause = self.pause(now);
+            // Not biased: neither a peer that floods us nor somebody who keeps calling may shut out the others.
             tokio::select! {
-                biased;
                 _ = &mut stop => break,
                 () = shared.wake.notified() => self.take_inbox(),
                 Some(io) = self.incoming.recv() => {

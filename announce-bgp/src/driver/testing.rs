@@ -85,6 +85,11 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(config: &BgpConfig, capacity: usize) -> Self {
+        Self::at(clock, config, capacity)
+    }
+
+    /// The same by another clock.
+    pub(crate) fn at(clock: fn() -> Instant, config: &BgpConfig, capacity: usize) -> Self {
         let (dialled, calls) = mpsc::channel(16);
         let (callers, arriving) = mpsc::channel(16);
         let pipes = Pipes { capacity, dialled, callers: tokio::sync::Mutex::new(arriving) };

@@ -18,7 +18,7 @@ use super::testing::{LOCAL_AS, REMOTE_AS, Remote, Rib, World, clock};
 use super::*;
 use crate::config::RemoteAs;
 use crate::machine::State;
-use crate::wire::{Message, Notification, Update};
+use crate::wire::{AddressFamily, Context, Message, Notification, Peering, RouteRefresh, Update};
 
 const REMOTE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
@@ -187,6 +187,53 @@ async fn a_lost_session_is_had_anew_with_all_routes() {
         remote.establish(90).await;
         assert_eq!(remote.update().await.announced().count(), 3);
     }
+}
+
+/// It says no more, but would go on listening: that is no session.
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_closes_its_half_is_parted_with() {
+    let mut world = World::with(tor());
+    world.announcer.set_desired(hosts(1, 1));
+    let mut remote = world.dialled().await;
+    remote.establish(90).await;
+    status(&world.announcer, all_announced(1)).await;
+    remote.stream.shutdown().await.unwrap();
+    let said = async { while remote.recv().await.is_some() {} };
+    tokio::time::timeout(Duration::from_secs(1), said).await.expect("the other half is closed as well");
+    assert!(
+        world.announcer.peers().borrow()["tor"].last_error.as_deref()
+            == Some("the peer closed the connection")
+    );
+    world.dialled().await.establish(90).await;
+    status(&world.announcer, all_announced(1)).await;
+}
+
+/// Messages without end, of the costly kind: the hands are full, and everybody else is served.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_floods_keeps_nobody_out() {
+    let other = PeerConfig {
+        passive: true,
+        ..PeerConfig::new("other", "192.0.2.2".parse().unwrap(), RemoteAs::Number(REMOTE_AS))
+    };
+    let config = BgpConfig::new(LOCAL_AS, Ipv4Addr::new(192, 0, 2, 9)).peer(tor()).peer(other.clone());
+    let mut world = World::at(Instant::now, &config, 64 * 1024);
+    world.announcer.set_desired(hosts(1, 100));
+    let mut flooder = world.dialled().await;
+    flooder.establish(90).await;
+    let mut flood = Vec::new();
+    let refresh = RouteRefresh { family: AddressFamily::IPV4_UNICAST, subtype: 0 };
+    while flood.len() < 60_000 {
+        Message::RouteRefresh(refresh).encode(&Context::new(Peering::External), &mut flood).unwrap();
+    }
+    let (mut reader, mut writer) = tokio::io::split(flooder.stream);
+    let mut flooders = tokio::task::JoinSet::new();
+    flooders.spawn(async move { while writer.write_all(&flood).await.is_ok() {} });
+    flooders.spawn(async move { while matches!(reader.read(&mut vec![0; 65_536]).await, Ok(1..)) {} });
+    let mut caller = world.call(other.address).await;
+    caller.establish(90).await;
+    assert_eq!(caller.update().await.announced().count(), 100);
+    world.ask_to_stop(Stop::Withdraw);
+    world.stopped().await;
 }
 
 /// One octet in each direction at a time.
@@ -404,9 +451,7 @@ mod tcp {
             assert_eq!(remote.ip(), "127.0.0.9".parse::<IpAddr>().unwrap());
             let mut bytes = Vec::new();
             for message in [Remote::open(90), Message::Keepalive] {
-                message
-                    .encode(&crate::wire::Context::new(crate::wire::Peering::External), &mut bytes)
-                    .unwrap();
+                message.encode(&Context::new(Peering::External), &mut bytes).unwrap();
             }
             stream.write_all(&bytes).await.unwrap();
             status(&announcer, all_announced(1)).await;

@@ -84,6 +84,8 @@ pub(crate) struct AdjRibOut {
     /// The same by prefix.
     queued: BTreeMap<IpNet, Arc<RouteAttributes>>,
     unsendable: BTreeMap<IpNet, Unsendable>,
+    /// The families of which the peer wants everything once more (RFC 2918).
+    again: Families,
     /// The families whose End-of-RIB is to follow.
     end_of_rib: Families,
 }
@@ -135,20 +137,13 @@ impl AdjRibOut {
         }
     }
 
-    /// Sends what was sent of `family` once more (RFC 2918).
+    /// The peer wants what it was told of `family` once more (RFC 2918). Only noted here, so that a flood of requests
+    /// costs no more than one.
     pub(crate) fn refresh(&mut self, family: Family) {
-        let again: Vec<_> = self
-            .sent
-            .iter()
-            .filter(|(prefix, _)| {
-                Family::of(prefix.addr()) == family
-                    && !self.withdraw.contains(prefix)
-                    && !self.queued.contains_key(prefix)
-            })
-            .map(|(prefix, attributes)| (*prefix, attributes.clone()))
-            .collect();
-        for (prefix, attributes) in again {
-            self.enqueue(prefix, attributes);
+        // Ordered by family: the first and the last tell which there are.
+        let ends = [self.sent.first_key_value(), self.sent.last_key_value()];
+        if ends.into_iter().flatten().any(|(prefix, _)| Family::of(prefix.addr()) == family) {
+            self.again = self.again.union(Families::only(family));
         }
     }
 
@@ -164,7 +159,7 @@ impl AdjRibOut {
 
     /// How many changes wait for the connection.
     pub(crate) fn pending(&self) -> usize {
-        self.withdraw.len() + self.queued.len() + self.end_of_rib.iter().count()
+        self.withdraw.len() + self.queued.len() + self.again.iter().count() + self.end_of_rib.iter().count()
     }
 
     /// Why `prefix` cannot be told to this peer, if so.
@@ -185,6 +180,9 @@ impl AdjRibOut {
     /// announcements, then End-of-RIB.
     pub(crate) fn poll_output(&mut self, out: &mut Vec<u8>, limit: usize) {
         let Some(export) = self.export else { return };
+        for family in std::mem::take(&mut self.again).iter() {
+            self.enqueue_again(family);
+        }
         while out.len() < limit {
             if !self.withdraw.is_empty() {
                 self.send_withdrawals(out);
@@ -205,6 +203,7 @@ impl AdjRibOut {
     pub(crate) fn withdraw_all(&mut self, out: &mut Vec<u8>) {
         self.announce.clear();
         self.queued.clear();
+        self.again = Families::NONE;
         self.withdraw = self.sent.keys().copied().collect();
         while !self.withdraw.is_empty() {
             self.send_withdrawals(out);
@@ -254,6 +253,19 @@ impl AdjRibOut {
                     }
                 }
             }
+        }
+    }
+
+    fn enqueue_again(&mut self, family: Family) {
+        let stays = |prefix: &IpNet| !self.withdraw.contains(prefix) && !self.queued.contains_key(prefix);
+        let again: Vec<_> = self
+            .sent
+            .iter()
+            .filter(|(prefix, _)| Family::of(prefix.addr()) == family && stays(prefix))
+            .map(|(prefix, attributes)| (*prefix, attributes.clone()))
+            .collect();
+        for (prefix, attributes) in again {
+            self.enqueue(prefix, attributes);
         }
     }
 
