@@ -15,4 +15,7 @@ mod table;
 pub use driver::{BuildError, Config, Driver, LeaseElector, RunError};
 #[cfg(feature = "tokio")]
 pub use memory::MemoryStore;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub use record::check as check_record;
 pub use store::{Fetched, LeaseStore, StoreError, Versioned};

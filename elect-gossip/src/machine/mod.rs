@@ -25,6 +25,9 @@
 //!   each side has its owner.
 
 mod claims;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod laws;
 mod membership;
 mod peer;
 mod sessions;

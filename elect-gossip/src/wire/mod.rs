@@ -18,6 +18,9 @@
 //! that the receiver issued to the sender, zero if the sender has none: it proves that the datagram was made for
 //! this run of the receiver.
 
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod check;
 mod entry;
 mod read;
 mod seal;

@@ -292,20 +292,15 @@ proptest! {
     }
 
     #[test]
-    fn no_payload_panics(bytes in vec(any::<u8>(), 0..200)) {
-        let _ = Packet::parse(&bytes);
-        let _ = Sealer::new(&keyring(1)).open(&bytes);
+    fn any_payload_is_refused_or_comes_back(bytes in vec(any::<u8>(), 0..200)) {
+        check::datagram(&bytes);
     }
 
     #[test]
-    fn no_altered_message_panics(which in 0_usize..5, at in 0_usize..220, value: u8) {
+    fn so_does_an_altered_message(which in 0_usize..5, at in 0_usize..220, value: u8) {
         let mut bytes = [hex(SENDER), hex(samples()[which].0)].concat();
         let at = at % bytes.len();
         bytes[at] = value;
-        if let Ok(packet) = Packet::parse(&bytes) {
-            let mut written = Vec::new();
-            packet.emit(&mut written);
-            prop_assert_eq!(Packet::parse(&written), Ok(packet));
-        }
+        check::datagram(&bytes);
     }
 }
