@@ -67,7 +67,7 @@ fn sealed(key: u8, boot: u128, sequence: u64, message: Message) -> Vec<u8> {
     let mut payload = Vec::new();
     Packet::new("n1".into(), 0, message).emit(&mut payload);
     let keys = Keyring::new(ClusterKey::new([key; 32]));
-    Sealer::new(&keys).seal(Boot(boot), sequence, &payload).unwrap()
+    Sealer::new(&keys).seal(Boot(boot), sequence, &payload).expect("it is short")
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn noise_and_foreign_keys_change_nothing() {
                 Vec::new(),
                 vec![round; usize::from(round)],
                 b"LBG1".to_vec(),
-                [b"LBG1".as_slice(), &vec![round; HEADER_LEN + TAG_LEN]].concat(),
+                [b"LBG1".as_slice(), &[round; HEADER_LEN + TAG_LEN]].concat(),
                 [b"LBG1".as_slice(), &vec![round; 65_000]].concat(),
                 [b"LBG2".as_slice(), &vec![round; MAX_DATAGRAM - 4]].concat(),
                 sealed(8, 5, u64::from(round) + 1, Message::Heartbeat(Heartbeat::default())),

@@ -147,7 +147,7 @@ impl World {
                 }
                 // The first word gets a token, the second one shows it.
                 for accepted in [false, true] {
-                    let hello = Message::Hello(Hello { token: 0x5e11, accepted });
+                    let hello = Message::Hello(Hello { token: 0x5e11, accepted, settled: boot & 1 == 0 });
                     let mut payload = Vec::new();
                     Packet::new(OTHERS[member].into(), self.others[member].token, hello).emit(&mut payload);
                     self.hear(member, &payload);
@@ -157,7 +157,7 @@ impl World {
             Step::Say { member, message } => {
                 let member = usize::from(member % 2);
                 let mut payload = Vec::new();
-                let hello = Message::Hello(Hello { token: 0, accepted: false });
+                let hello = Message::Hello(Hello { token: 0, accepted: false, settled: true });
                 Packet::new(OTHERS[member].into(), self.others[member].token, hello).emit(&mut payload);
                 // What comes before kind and body is the same in every message.
                 payload.truncate(1 + OTHERS[member].len() + 8);
@@ -192,7 +192,7 @@ impl World {
     fn hear(&mut self, member: usize, payload: &[u8]) {
         let other = &mut self.others[member];
         other.sequence += 1;
-        let boot = Boot(u128::from(other.boot) << 8 | 0xb0 + member as u128);
+        let boot = Boot((u128::from(other.boot) << 8) | (0xb0 + member as u128));
         if let Some(bytes) = self.sealer.seal(boot, other.sequence, payload) {
             let from = address(if member == 0 { 2 } else { 3 });
             self.machine.handle(self.now, Input::Datagram { from, bytes: &bytes });
