@@ -204,7 +204,8 @@ async fn a_peer_that_closes_its_half_is_parted_with() {
         world.announcer.peers().borrow()["tor"].last_error.as_deref()
             == Some("the peer closed the connection")
     );
-    world.dialled().await.establish(90).await;
+    let mut again = world.dialled().await;
+    again.establish(90).await;
     status(&world.announcer, all_announced(1)).await;
 }
 
