@@ -175,6 +175,58 @@ fn a_gateway_splits_and_knows_its_hosts() {
     });
 }
 
+/// BIRD's routes from the node, by their prefixes, once it has as many as that.
+fn bird_has(router: &Host, socket: &Path, count: usize) -> Vec<String> {
+    let birdc = netns::find_program("birdc").unwrap();
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    loop {
+        let mut ask = Command::new(&birdc);
+        ask.arg("-s").arg(socket).args(["show", "route", "protocol", "node"]);
+        let said = String::from_utf8(router.output(&mut ask).unwrap().stdout).unwrap();
+        let mut routes: Vec<_> = said
+            .lines()
+            .filter_map(|line| line.split(' ').next().filter(|word| word.contains('/')).map(str::to_owned))
+            .collect();
+        if routes.len() == count {
+            routes.sort();
+            return routes;
+        }
+        assert!(std::time::Instant::now() < deadline, "{count} routes are expected, BIRD says: {said}");
+    }
+}
+
+#[test]
+fn a_router_is_told_by_bgp_and_the_segment_by_arp() {
+    netns::test("a_router_is_told_by_bgp_and_the_segment_by_arp", || {
+        let Some(bird) = netns::find_program("bird") else { return };
+        let lan = Segment::new("lan").unwrap();
+        let node = host(&lan, "n1", "192.0.2.11/24");
+        let router = host(&lan, "router", "192.0.2.1/24");
+        let app = host(&lan, "appv1", "192.0.2.21/24");
+        serve(&app, "192.0.2.21:8080");
+        let folder = Path::new(netns::SCRATCH);
+        let (conf, socket) = (folder.join("bird.conf"), folder.join("bird.ctl"));
+        let text = "router id 192.0.2.1;\nprotocol device {}\nprotocol bgp node {\n\
+                    local 192.0.2.1 as 64513; neighbor 192.0.2.11 as 64512; passive yes;\n\
+                    ipv4 { import all; export none; };\n}\n";
+        std::fs::write(&conf, text).unwrap();
+        let mut command = Command::new(bird);
+        command.arg("-f").arg("-c").arg(&conf).arg("-s").arg(&socket);
+        let mut bird = router.spawn(&mut command).unwrap();
+
+        let bgp = Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests/bgp");
+        let bgp = bgp.to_str().unwrap();
+        let agent = Agent::start(&node, &manifests(), &[bgp, "--announce", "both", "--forward", "relay"]);
+        assert_eq!(bird_has(&router, &socket, 2), ["192.0.2.200/32", "192.0.2.201/32"]);
+        // The same addresses are answered for on the segment.
+        assert_eq!(bodies(&router, "192.0.2.200:8080", "echo", 1), ["appv1"]);
+        assert!(agent.stop(Signal::SIGTERM).success());
+        assert_eq!(bird_has(&router, &socket, 0), [] as [&str; 0]);
+        bird.kill().unwrap();
+        bird.wait().unwrap();
+    });
+}
+
 #[test]
 fn a_typo_on_reload_revokes_nothing() {
     netns::test("a_typo_on_reload_revokes_nothing", || {
