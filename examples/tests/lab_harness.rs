@@ -350,8 +350,10 @@ mod linux {
         assert_eq!(code, Some(1));
         let summary = lines.last().unwrap();
         assert_eq!(
-            (&summary["ok"], &summary["faults"][0]["gap_ms"]),
-            (&Value::from(false), &Value::from(0.0))
+            (&summary["ok"], &summary["failed_outside_gaps"]),
+            (&false.into(), &0.into()),
+            "{summary}"
         );
+        assert!(lines.iter().any(|line| line["event"] == "recovery" && line["recovered"] == false));
     }
 }

@@ -55,8 +55,9 @@ fn program() -> PathBuf {
     test.ancestors().nth(2).unwrap().join("examples/node")
 }
 
+/// Tests run in the folder of their package.
 fn manifests() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests/lab")
+    std::env::current_dir().unwrap().join("manifests/lab")
 }
 
 fn host(segment: &Segment, name: &str, address: &str) -> Host {
@@ -214,7 +215,7 @@ fn a_router_is_told_by_bgp_and_the_segment_by_arp() {
         command.arg("-f").arg("-c").arg(&conf).arg("-s").arg(&socket);
         let mut bird = router.spawn(&mut command).unwrap();
 
-        let bgp = Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests/bgp");
+        let bgp = manifests().with_file_name("bgp");
         let bgp = bgp.to_str().unwrap();
         let agent = Agent::start(&node, &manifests(), &[bgp, "--announce", "both", "--forward", "relay"]);
         assert_eq!(bird_has(&router, &socket, 2), ["192.0.2.200/32", "192.0.2.201/32"]);
