@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+use lbcore::time::Instant;
 use lbcore_examples::netns::{self, Host, Segment};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -179,7 +180,7 @@ fn a_gateway_splits_and_knows_its_hosts() {
 /// BIRD's routes from the node, by their prefixes, once it has as many as that.
 fn bird_has(router: &Host, socket: &Path, count: usize) -> Vec<String> {
     let birdc = netns::find_program("birdc").unwrap();
-    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_secs(30);
     loop {
         let mut ask = Command::new(&birdc);
         ask.arg("-s").arg(socket).args(["show", "route", "protocol", "node"]);
@@ -192,7 +193,7 @@ fn bird_has(router: &Host, socket: &Path, count: usize) -> Vec<String> {
             routes.sort();
             return routes;
         }
-        assert!(std::time::Instant::now() < deadline, "{count} routes are expected, BIRD says: {said}");
+        assert!(Instant::now() < deadline, "{count} routes are expected, BIRD says: {said}");
     }
 }
 
