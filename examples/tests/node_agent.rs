@@ -237,12 +237,7 @@ fn a_typo_on_reload_revokes_nothing() {
         let client = host(&lan, "client", "192.0.2.100/24");
         let app = host(&lan, "appv1", "192.0.2.21/24");
         serve(&app, "192.0.2.21:8080");
-        let folder = Path::new(netns::SCRATCH).join("manifests");
-        std::fs::create_dir(&folder).unwrap();
-        for file in std::fs::read_dir(manifests()).unwrap() {
-            let file = file.unwrap();
-            std::fs::copy(file.path(), folder.join(file.file_name())).unwrap();
-        }
+        let folder = own_manifests();
         let mut agent = Agent::start(&node, &folder, &["--forward", "relay"]);
         agent.wait_for("that it runs", |event| event["event"] == "ready");
         std::fs::write(folder.join("10-pool.yaml"), "apiVersion: metallb.io/v1beta1\nkind: [").unwrap();
@@ -262,12 +257,7 @@ fn an_address_that_a_reload_moves_is_told_with_the_way_to_pin_it() {
     netns::test("an_address_that_a_reload_moves_is_told_with_the_way_to_pin_it", || {
         let lan = Segment::new("lan").unwrap();
         let node = host(&lan, "n1", "192.0.2.11/24");
-        let folder = Path::new(netns::SCRATCH).join("manifests");
-        std::fs::create_dir(&folder).unwrap();
-        for file in std::fs::read_dir(manifests()).unwrap() {
-            let file = file.unwrap();
-            std::fs::copy(file.path(), folder.join(file.file_name())).unwrap();
-        }
+        let folder = own_manifests();
         let mut agent = Agent::start(&node, &folder, &["--forward", "none"]);
         agent.wait_for("that it runs", |event| event["event"] == "ready");
         let earlier = "apiVersion: v1\nkind: Service\nmetadata: {name: an-earlier-one, namespace: default}\n\
@@ -281,6 +271,106 @@ fn an_address_that_a_reload_moves_is_told_with_the_way_to_pin_it() {
         assert!(said.starts_with("service default/echo moved from 192.0.2.200 to 192.0.2.20"), "{said}");
         assert!(said.contains("metallb.io/loadBalancerIPs"), "{said}");
         assert!(agent.stop(Signal::SIGTERM).success());
+    });
+}
+
+/// The lab's manifests, to be changed by a test.
+fn own_manifests() -> PathBuf {
+    let folder = Path::new(netns::SCRATCH).join("manifests");
+    std::fs::create_dir(&folder).unwrap();
+    for file in std::fs::read_dir(manifests()).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), folder.join(file.file_name())).unwrap();
+    }
+    folder
+}
+
+#[test]
+fn who_starts_with_a_typo_takes_no_part_until_it_is_mended() {
+    netns::test("who_starts_with_a_typo_takes_no_part_until_it_is_mended", || {
+        let lan = Segment::new("lan").unwrap();
+        let node = host(&lan, "n1", "192.0.2.11/24");
+        let client = host(&lan, "client", "192.0.2.100/24");
+        let app = host(&lan, "appv1", "192.0.2.21/24");
+        serve(&app, "192.0.2.21:8080");
+        let folder = own_manifests();
+        let key = Path::new(netns::SCRATCH).join("key");
+        std::fs::write(&key, "07".repeat(32)).unwrap();
+        let service = folder.join("50-more.yaml");
+        std::fs::write(&service, "apiVersion: v1\nkind: Service\nmetadata: {name: more}\nspec: {type: 5}\n")
+            .unwrap();
+        let gossip = ["--listen-gossip", "192.0.2.11:7946", "--key-file", key.to_str().unwrap()];
+        let more = [gossip.as_slice(), &["--forward", "relay"]].concat();
+        let mut agent = Agent::start(&node, &folder, &more);
+        agent.wait_for("that it takes no part", |event| event["reason"] == "InvalidDocuments");
+        agent.wait_for("that it runs", |event| event["event"] == "ready");
+        std::fs::remove_file(&service).unwrap();
+        agent
+            .wait_for("that it owns", |event| event["event"] == "owner" && event["address"] == "192.0.2.200");
+        assert_eq!(bodies(&client, "192.0.2.200:8080", "echo", 1), ["appv1"]);
+        assert!(agent.stop(Signal::SIGTERM).success());
+    });
+}
+
+#[test]
+fn what_would_not_be_served_is_not_announced() {
+    netns::test("what_would_not_be_served_is_not_announced", || {
+        let lan = Segment::new("lan").unwrap();
+        let node = host(&lan, "n1", "192.0.2.11/24");
+        let client = host(&lan, "client", "192.0.2.100/24");
+        let app = host(&lan, "appv1", "192.0.2.21/24");
+        serve(&app, "192.0.2.21:8080");
+        let occupant = node.enter(|| TcpListener::bind("0.0.0.0:8080").unwrap());
+        let mut agent = Agent::start(&node, &manifests(), &["--forward", "relay"]);
+        let refused = agent.wait_for("the refusal", |event| event["type"] == "Forwarded");
+        assert!(refused["message"].as_str().unwrap().contains("192.0.2.200:8080"), "{refused}");
+        agent.wait_for("that it runs", |event| event["event"] == "ready");
+        let address: SocketAddr = "192.0.2.200:8080".parse().unwrap();
+        let connected = client.enter(|| TcpStream::connect_timeout(&address, Duration::from_millis(300)));
+        assert!(connected.is_err(), "the occupant would have answered");
+        drop(occupant);
+        agent.wait_for("that it can", |event| event["event"] == "owner" && event["address"] == "192.0.2.200");
+        assert_eq!(bodies(&client, "192.0.2.200:8080", "echo", 1), ["appv1"]);
+        assert!(agent.stop(Signal::SIGTERM).success());
+    });
+}
+
+#[test]
+fn a_second_node_on_the_same_machine_is_refused() {
+    netns::test("a_second_node_on_the_same_machine_is_refused", || {
+        let lan = Segment::new("lan").unwrap();
+        let node = host(&lan, "n1", "192.0.2.11/24");
+        let mut agent = Agent::start(&node, &manifests(), &["--forward", "relay"]);
+        agent.wait_for("that it runs", |event| event["event"] == "ready");
+        let mut second = Command::new(program());
+        second.args(["--node", "n2", "--manifests"]).arg(manifests());
+        let output = node.output(&mut second).unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(1) && said.contains("another node runs here already"), "{said}");
+        assert!(agent.stop(Signal::SIGTERM).success());
+    });
+}
+
+#[test]
+fn who_only_speaks_bgp_owns_nothing_on_the_segment() {
+    netns::test("who_only_speaks_bgp_owns_nothing_on_the_segment", || {
+        let lan = Segment::new("lan").unwrap();
+        let (first, second) = (host(&lan, "n1", "192.0.2.11/24"), host(&lan, "n2", "192.0.2.12/24"));
+        let key = Path::new(netns::SCRATCH).join("key");
+        std::fs::write(&key, "07".repeat(32)).unwrap();
+        let key = key.to_str().unwrap();
+        let common = ["--forward", "none", "--delivery", "none", "--key-file", key];
+        let speaker = ["--announce", "bgp", "--listen-gossip", "192.0.2.11:7946"];
+        let answerer = ["--listen-gossip", "192.0.2.12:7946", "--seed", "192.0.2.11:7946"];
+        let mut speaker = Agent::start(&first, &manifests(), &[common.as_slice(), &speaker].concat());
+        let answerer = Agent::start(&second, &manifests(), &[common.as_slice(), &answerer].concat());
+        let mut owners = std::collections::BTreeMap::new();
+        while owners.len() < 2 {
+            let event = speaker.wait_for("an owner", |event| event["event"] == "owner");
+            owners.insert(event["address"].to_string(), event["owner"].clone());
+        }
+        assert!(owners.values().all(|owner| owner == "n2"), "{owners:?}");
+        assert!(speaker.stop(Signal::SIGTERM).success() && answerer.stop(Signal::SIGTERM).success());
     });
 }
 

@@ -59,7 +59,7 @@ fn addresses_come_and_go_and_the_kernel_is_silent_about_them() {
             in_runtime(async {
                 // A process that is killed leaves its addresses.
                 let mut killed = Delivery::new().await.unwrap();
-                killed.apply(&set(&["192.0.2.200", "192.0.2.201", "fd00::200"])).await.unwrap();
+                assert!(killed.apply(&set(&["192.0.2.200", "192.0.2.201", "fd00::200"])).await.is_empty());
                 drop(killed);
             });
         });
@@ -68,7 +68,7 @@ fn addresses_come_and_go_and_the_kernel_is_silent_about_them() {
         node.enter(|| {
             in_runtime(async {
                 let mut delivery = Delivery::new().await.unwrap();
-                delivery.apply(&set(&["192.0.2.200", "192.0.2.202"])).await.unwrap();
+                assert!(delivery.apply(&set(&["192.0.2.200", "192.0.2.202"])).await.is_empty());
                 assert_eq!(
                     on_loopback(&node),
                     ["192.0.2.200/32", "192.0.2.202/32"],
@@ -89,6 +89,29 @@ fn addresses_come_and_go_and_the_kernel_is_silent_about_them() {
 }
 
 /// A web of one word on each of two hosts, a node between, and a client that has a route to the service.
+#[test]
+fn an_address_that_is_refused_keeps_no_other_from_coming_or_going() {
+    netns::test("an_address_that_is_refused_keeps_no_other_from_coming_or_going", || {
+        let lan = Segment::new("lan").unwrap();
+        let node = host(&lan, "node", &["192.0.2.11/24"]);
+        node.set_sysctl("net.ipv6.conf.lo.disable_ipv6", "1").unwrap();
+        let held = node.enter(|| {
+            in_runtime(async {
+                let mut delivery = Delivery::new().await.unwrap();
+                assert!(delivery.apply(&set(&["192.0.2.200"])).await.is_empty());
+                let failed = delivery.apply(&set(&["fd00::200", "192.0.2.201"])).await;
+                let said: Vec<_> = failed.values().map(ToString::to_string).collect();
+                assert!(said.len() == 1 && said[0].contains("disable_ipv6=0"), "{said:?}");
+                let held = on_loopback(&node);
+                delivery.undo().await;
+                held
+            })
+        });
+        assert_eq!(held, ["192.0.2.201"]);
+        assert_eq!(on_loopback(&node), [] as [&str; 0]);
+    });
+}
+
 fn forwards(forwarder: impl AsyncFnOnce() -> Forwarder + Send, address: IpAddr, servers: [&str; 2]) {
     let servers = servers.map(|server| server.parse::<SocketAddr>().unwrap());
     let lan = Segment::new("lan").unwrap();
@@ -120,7 +143,7 @@ fn forwards(forwarder: impl AsyncFnOnce() -> Forwarder + Send, address: IpAddr, 
     node.enter(|| {
         in_runtime(async {
             let mut delivery = Delivery::new().await.unwrap();
-            delivery.apply(&BTreeSet::from([address])).await.unwrap();
+            assert!(delivery.apply(&BTreeSet::from([address])).await.is_empty());
             let mut forwarder = forwarder().await;
             assert_eq!(forwarder.apply(&Forwarding::from([(frontend, servers.to_vec())])).await, []);
             let mut answers: Vec<_> = (0..6).map(|_| client.enter(ask).unwrap()).collect();

@@ -194,7 +194,7 @@ impl Entries {
 
 impl Entry {
     fn parse(reader: &mut Reader<'_>, base: u64) -> Result<Self, WireError> {
-        let stamp = base + u64::from(reader.u32()?);
+        let stamp = base.checked_add(reader.u32()?.into()).ok_or(WireError::Malformed("stamp of an entry"))?;
         let role = match reader.u8()? {
             tag::META => {
                 let flags = reader.u8()?;

@@ -85,6 +85,11 @@ pub struct NodeArgs {
 }
 
 impl NodeArgs {
+    /// Whether it puts addresses or rules on this machine that another node would take for its own.
+    pub fn changes_the_machine(&self) -> bool {
+        self.delivery == DeliveryMode::Lo || matches!(self.forward, ForwardMode::Auto | ForwardMode::Nft)
+    }
+
     /// How often and how patiently checks are made.
     pub fn pace(&self) -> Pace {
         Pace { every: self.check_every, fall: self.fall, rise: self.rise }
@@ -172,6 +177,15 @@ mod tests {
         assert_eq!(args.manifests.len(), 2);
         assert_eq!(args.heartbeat, Duration::from_millis(50));
         assert!(args.announce.l2() && !args.announce.bgp());
+    }
+
+    #[test]
+    fn the_command_of_the_readme_is_one() {
+        let readme = include_str!("../../../README.md").replace("\\\n", " ").replace('"', "");
+        let line =
+            readme.lines().find_map(|line| line.strip_prefix("cargo run --release --example node -- "));
+        let args = parse(line.unwrap()).unwrap();
+        assert!(args.key_file.is_some() && args.listen_gossip.is_some() && args.seeds.len() == 1);
     }
 
     #[test]

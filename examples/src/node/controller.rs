@@ -9,18 +9,19 @@ use std::sync::Arc;
 
 use announce_bgp::BgpAnnouncer;
 use announce_l2::machine::Interface;
+use gateway_router::manifest::GatewayDocument;
 use lbcore::allocator::{IpAllocator, PoolAllocator};
-use lbcore::announce::{AnnounceSet, AnnounceState, Announcement, Announcer};
+use lbcore::announce::{AnnounceSet, AnnounceState, Announcement, Announcer, Interfaces};
 use lbcore::condition::Condition;
 use lbcore::elect::{Bid, Candidacy, LeaderElector, Ownership, Term};
 use lbcore::id::{NodeName, OwnerKey, Role};
-use lbcore::manifest::Objects;
+use lbcore::manifest::{IpAddressPool, Namespace, Objects, Service};
 use lbcore::plan::{self, Allocations, LocalHealth, World};
 use lbcore::time::{Duration, Instant};
 use tokio::time::timeout;
 
 use super::bgp;
-use super::delivery::Delivery;
+use super::delivery::{Delivery, DeliveryError};
 use super::events::{Event, Teller};
 use super::forward::Forwarder;
 use super::gateway::Gateways;
@@ -69,6 +70,12 @@ pub struct Controller {
     world: World,
     allocations: Allocations,
     health: LocalHealth,
+    /// The checks succeed.
+    ready: bool,
+    /// Whether the documents have been read.
+    loaded: bool,
+    /// Whether this node's allocations are those of the other nodes: see [`trusts_documents`].
+    trusted: bool,
     links: Links,
     /// Of the last candidacy or set; raised with each that differs from the one before.
     generation: u64,
@@ -103,6 +110,9 @@ impl Controller {
             world: World::default(),
             allocations: Allocations::default(),
             health: LocalHealth::default(),
+            ready: true,
+            loaded: false,
+            trusted: false,
             links: Links::default(),
             generation: 0,
             bids: BTreeMap::new(),
@@ -134,6 +144,8 @@ impl Controller {
             self.teller.tell(&Event::Notice(notice.to_string()));
         }
         let objects = self.manifests.objects();
+        self.loaded = true;
+        self.trusted |= self.hands.alone || trusts_documents(objects);
         self.world = files::world(objects);
         self.peer_conditions = match &self.hands.bgp {
             Some(bgp) => set_peers(bgp, objects, &self.me),
@@ -149,7 +161,7 @@ impl Controller {
 
     /// Heeds what the checks say.
     pub async fn set_readiness(&mut self, readiness: Readiness) {
-        self.health.ready = readiness.is_ok();
+        self.ready = readiness.is_ok();
         if self.told.readiness.as_ref() != Some(&readiness) {
             self.teller.tell(&Event::Readiness(readiness.clone()));
             self.told.readiness = Some(readiness);
@@ -178,6 +190,18 @@ impl Controller {
         Some(self.links.next_change(now)?.saturating_since(now))
     }
 
+    /// Tries again what this machine refused.
+    pub async fn retry(&mut self) {
+        if !self.health.unready.is_empty() {
+            self.apply().await;
+        }
+    }
+
+    /// Whether there are no other nodes.
+    pub fn is_alone(&self) -> bool {
+        self.hands.alone
+    }
+
     /// Whether this node owns nothing any more.
     pub fn owns_nothing(&self) -> bool {
         self.hands.elector.ownership().borrow().mine.is_empty()
@@ -185,21 +209,31 @@ impl Controller {
 
     /// Makes this machine, the elector and the announcers do what the plan says.
     pub async fn apply(&mut self) {
-        let ownership = self.hands.elector.ownership().borrow().clone();
-        if self.hands.l2.is_some() {
-            let heard = self.hands.alone || ownership.members.len() > 1;
-            self.health.interfaces = Some(self.links.reliable(Instant::now(), heard));
+        // Before the documents are read, nothing is known to be unwanted of what an earlier process left.
+        if !self.loaded {
+            return;
         }
+        let ownership = self.hands.elector.ownership().borrow().clone();
+        // Who does not answer on the segment has no interface to do it on.
+        let heard = self.hands.alone || ownership.members.len() > 1;
+        let answers = self.hands.l2.is_some();
+        let links = answers.then(|| self.links.reliable(Instant::now(), heard));
+        self.health.interfaces = Some(links.unwrap_or_default());
+        self.health.ready = self.ready && self.trusted;
 
         // First everything that an announcement relies on …
         let wanted = self.candidate_addresses();
         let mut conditions = self.peer_conditions.clone();
+        if !self.trusted {
+            conditions.push(("documents".to_owned(), not_trusted()));
+        }
+        let mut refused_addresses = BTreeSet::new();
         let meanwhile: BTreeSet<IpAddr> = self.deliverable.union(&wanted).copied().collect();
-        if let Some(delivery) = &mut self.hands.delivery
-            && let Err(error) = delivery.apply(&meanwhile).await
-        {
-            conditions
-                .push(("delivery".to_owned(), Condition::no("Deliverable", "Refused", error.to_string())));
+        if let Some(delivery) = &mut self.hands.delivery {
+            for (address, error) in delivery.apply(&meanwhile).await {
+                conditions.push((address.to_string(), undeliverable(&error)));
+                refused_addresses.insert(address);
+            }
         }
         if let Some(forwarder) = &mut self.hands.forwarder {
             let objects = self.manifests.objects();
@@ -209,19 +243,25 @@ impl Controller {
             }
             for (frontend, why) in forwarder.apply(&forwarding).await {
                 conditions.push((frontend.to_string(), Condition::no("Forwarded", "Refused", why)));
+                refused_addresses.insert(frontend.address);
             }
         }
         let served = self.hands.gateways.apply(self.manifests.objects(), &self.allocations);
         conditions.extend(served.conditions);
         self.health.unready = served.unready;
+        // Where packets would not be served, they must not be called for.
+        for (address, owners) in self.allocations.by_address() {
+            if refused_addresses.contains(&address) {
+                self.health.unready.extend(owners.into_iter().cloned());
+            }
+        }
 
         // … then the announcements and the bids …
         let bids = plan::candidacy(&self.world, &self.allocations, &self.me, &self.health);
         let announcements =
             plan::announce(&self.world, &self.allocations, &ownership, &self.me, &self.health);
-        for (name, entries) in [("l2", announcements.l2), ("bgp", announcements.bgp)] {
-            self.announce(name, entries, &ownership);
-        }
+        self.announce("l2", announcements.l2, announcements.standby, &ownership);
+        self.announce("bgp", announcements.bgp, BTreeMap::new(), &ownership);
         if bids != self.bids {
             self.generation += 1;
             let candidacy = Candidacy::new(self.generation, bids.clone());
@@ -232,13 +272,10 @@ impl Controller {
         // … and last what nothing relies on any more.
         if meanwhile != wanted {
             self.withdrawn().await;
-            if let Some(delivery) = &mut self.hands.delivery
-                && let Err(error) = delivery.apply(&wanted).await
-            {
-                conditions.push((
-                    "delivery".to_owned(),
-                    Condition::no("Deliverable", "Refused", error.to_string()),
-                ));
+            if let Some(delivery) = &mut self.hands.delivery {
+                let failed = delivery.apply(&wanted).await;
+                let gone = failed.iter().filter(|(address, _)| !wanted.contains(address));
+                conditions.extend(gone.map(|(address, error)| (address.to_string(), undeliverable(error))));
             }
         }
         self.deliverable = wanted;
@@ -264,16 +301,21 @@ impl Controller {
         &mut self,
         name: &'static str,
         entries: BTreeMap<IpAddr, Announcement>,
+        standby: BTreeMap<IpAddr, Interfaces>,
         ownership: &Ownership,
     ) {
         let Some((_, announcer)) = self.hands.announcers().find(|(known, _)| *known == name) else { return };
         let last = self.desired.get(name);
-        if last.is_some_and(|last| last.entries == entries && last.members == ownership.members) {
+        let mut set = AnnounceSet::new(self.generation + 1, entries);
+        set.standby = standby;
+        set.members.clone_from(&ownership.members);
+        let same = |last: &Arc<AnnounceSet>| {
+            (&last.entries, &last.standby, &last.members) == (&set.entries, &set.standby, &set.members)
+        };
+        if last.is_some_and(same) {
             return;
         }
         self.generation += 1;
-        let mut set = AnnounceSet::new(self.generation, entries);
-        set.members.clone_from(&ownership.members);
         let set = Arc::new(set);
         announcer.set_desired(set.clone());
         self.desired.insert(name, set);
@@ -373,6 +415,26 @@ impl Controller {
             delivery.undo().await;
         }
     }
+}
+
+/// Whether the allocations that follow from the documents are those of all nodes that have them: every document that
+/// matters is valid. A node that ran when one became invalid keeps its last valid version, as all others that ran;
+/// one that starts later cannot know it, and would give other addresses.
+fn trusts_documents(objects: &Objects) -> bool {
+    objects.all_valid::<Service>()
+        && objects.all_valid::<IpAddressPool>()
+        && objects.all_valid::<Namespace>()
+        && objects.all_valid::<GatewayDocument>()
+}
+
+fn not_trusted() -> Condition {
+    let why = "this node started with pools, Services, Namespaces or Gateways that are not all valid, and cannot know \
+               what the other nodes keep of them: it takes part as soon as they are mended";
+    Condition::no("Eligible", "InvalidDocuments", why)
+}
+
+fn undeliverable(error: &DeliveryError) -> Condition {
+    Condition::no("Deliverable", "Refused", error.to_string())
 }
 
 /// What is said when a change of the documents gave an owner other addresses.

@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use futures_util::TryStreamExt;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
+use nix::errno::Errno;
 
 /// Ours among the values of `IFA_PROTO`; 0 to 3 are the kernel's.
 const PROTOCOL: u8 = 0xb1;
@@ -38,12 +39,14 @@ pub enum DeliveryError {
         source: io::Error,
     },
     /// The kernel refuses an address.
-    #[error("cannot {action} {address} on lo: run as root or with CAP_NET_ADMIN, or use --delivery none")]
+    #[error("cannot {action} {address} on lo: {remedy}")]
     Address {
         /// "put" or "remove".
         action: &'static str,
         /// The address.
         address: IpAddr,
+        /// What to do about it.
+        remedy: &'static str,
         /// Why not.
         source: rtnetlink::Error,
     },
@@ -87,6 +90,13 @@ impl Sysctls {
     }
 }
 
+/// A start that fails leaves the machine as it was.
+impl Drop for Sysctls {
+    fn drop(&mut self) {
+        self.restore();
+    }
+}
+
 fn sysctl_path(name: &str) -> PathBuf {
     PathBuf::from("/proc/sys").join(name.replace('.', "/"))
 }
@@ -126,31 +136,37 @@ impl Delivery {
         Ok(Self { netlink, loopback, held, sysctls, _connection: tasks })
     }
 
-    /// Makes exactly `wanted` deliverable.
-    ///
-    /// # Errors
-    /// The first address that the kernel refuses; what was done before it stays done.
-    pub async fn apply(&mut self, wanted: &BTreeSet<IpAddr>) -> Result<(), DeliveryError> {
-        for address in wanted.difference(&self.held.clone()) {
-            self.put(*address).await?;
-            self.held.insert(*address);
-        }
+    /// Makes exactly `wanted` deliverable; gives the addresses for which that failed, each with its reason. One that
+    /// the kernel refuses does not keep the others from it.
+    pub async fn apply(&mut self, wanted: &BTreeSet<IpAddr>) -> BTreeMap<IpAddr, DeliveryError> {
+        let mut failed = BTreeMap::new();
         for address in self.held.clone().difference(wanted) {
-            self.remove(*address).await?;
-            self.held.remove(address);
+            match self.remove(*address).await {
+                Ok(()) => drop(self.held.remove(address)),
+                Err(error) => drop(failed.insert(*address, error)),
+            }
         }
-        Ok(())
+        for address in wanted.difference(&self.held.clone()) {
+            match self.put(*address).await {
+                Ok(true) => drop(self.held.insert(*address)),
+                // Somebody else put it there, and may take it away.
+                Ok(false) => {}
+                Err(error) => drop(failed.insert(*address, error)),
+            }
+        }
+        failed
     }
 
     /// Takes everything back: addresses, then settings.
     pub async fn undo(mut self) {
-        if let Err(error) = self.apply(&BTreeSet::new()).await {
+        for error in self.apply(&BTreeSet::new()).await.values() {
             eprintln!("{error}");
         }
         self.sysctls.restore();
     }
 
-    async fn put(&self, address: IpAddr) -> Result<(), DeliveryError> {
+    /// Whether it was not there before.
+    async fn put(&self, address: IpAddr) -> Result<bool, DeliveryError> {
         let bits = if address.is_ipv4() { 32 } else { 128 };
         let mut request = self.netlink.address().add(self.loopback, address, bits);
         let message = request.message_mut();
@@ -159,8 +175,11 @@ impl Delivery {
         // Duplicate address detection is for interfaces with neighbours.
         message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
         match request.execute().await {
-            Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -libc_eexist() => Ok(()),
-            result => result.map_err(|source| DeliveryError::Address { action: "put", address, source }),
+            Ok(()) => Ok(true),
+            Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -(Errno::EEXIST as i32) => {
+                Ok(false)
+            }
+            Err(source) => Err(refused("put", address, source)),
         }
     }
 
@@ -171,12 +190,26 @@ impl Delivery {
         message.header.index = self.loopback;
         message.attributes.push(AddressAttribute::Local(address));
         let removed = self.netlink.address().del(message).execute().await;
-        removed.map_err(|source| DeliveryError::Address { action: "remove", address, source })
+        match removed {
+            // Somebody else took it away.
+            Err(rtnetlink::Error::NetlinkError(error))
+                if error.raw_code() == -(Errno::EADDRNOTAVAIL as i32) =>
+            {
+                Ok(())
+            }
+            removed => removed.map_err(|source| refused("remove", address, source)),
+        }
     }
 }
 
-const fn libc_eexist() -> i32 {
-    nix::errno::Errno::EEXIST as i32
+fn refused(action: &'static str, address: IpAddr, source: rtnetlink::Error) -> DeliveryError {
+    let disabled = std::fs::read_to_string(sysctl_path("net.ipv6.conf.lo.disable_ipv6"));
+    let remedy = if address.is_ipv6() && disabled.is_ok_and(|value| value.trim() == "1") {
+        "IPv6 is off there: set net.ipv6.conf.lo.disable_ipv6=0"
+    } else {
+        "run as root or with CAP_NET_ADMIN, or use --delivery none"
+    };
+    DeliveryError::Address { action, address, remedy, source }
 }
 
 fn is_ours(message: &AddressMessage) -> bool {

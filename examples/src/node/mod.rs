@@ -17,6 +17,8 @@ pub mod manifests;
 pub mod readiness;
 pub mod services;
 
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -142,6 +144,7 @@ async fn run(args: &NodeArgs) -> Result<(), NodeError> {
     let teller = Teller::new(me.clone(), args.json);
     let mut signals = Signals::new().map_err(|error| NodeError::new("cannot listen for signals", error))?;
     let (mut announcing, mut electing, mut serving) = (Stage::default(), Stage::default(), Stage::default());
+    let _only_one = args.changes_the_machine().then(claim_the_machine).transpose()?;
 
     let gossip = start_gossip(args, &me, &mut electing)?;
     let elector: Arc<dyn LeaderElector> = match &gossip {
@@ -208,13 +211,14 @@ async fn run(args: &NodeArgs) -> Result<(), NodeError> {
                 if controller.manifests().changed() {
                     controller.reload().await;
                 }
+                controller.retry().await;
                 controller.tell_conditions();
             }
         }
     };
     teller.tell(&Event::Stopping);
-    if ended.is_ok() {
-        // The others take over while this node still answers; nobody may be there to do so.
+    if ended.is_ok() && !controller.is_alone() {
+        // The others take over while this node still answers; no other may be there to do so.
         controller.set_draining(true).await;
         let handed_over = async {
             while !controller.owns_nothing() && ownership.changed().await.is_ok() {
@@ -228,6 +232,17 @@ async fn run(args: &NodeArgs) -> Result<(), NodeError> {
     serving.stop("gateways", args.grace + HAND_OVER).await;
     controller.undo().await;
     ended
+}
+
+/// Two nodes in one network namespace would undo each other's addresses and rules. The name is the namespace's own and
+/// is free again when this process ends, however it does.
+fn claim_the_machine() -> Result<UnixListener, NodeError> {
+    let claim = || UnixListener::bind_addr(&SocketAddr::from_abstract_name("lbcore-node")?);
+    claim().map_err(|error| {
+        let what = "another node runs here already: stop it, or start this one with --delivery none and --forward \
+                    none or relay";
+        NodeError::new(what, error)
+    })
 }
 
 /// Waits for other interfaces. Cancel safe. Without an announcer on the segment they never come.

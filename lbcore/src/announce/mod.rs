@@ -62,7 +62,8 @@ impl AnnounceSet {
     }
 
     /// The addresses that `ownership` gives to this node, each on all interfaces of the segment and fenced by its
-    /// lease. What advertisements say is not heeded: that is [`plan::announce`](crate::plan::announce).
+    /// lease; those of others are stood by for. What advertisements say is not heeded: that is
+    /// [`plan::announce`](crate::plan::announce).
     pub fn owned(ownership: &Ownership) -> Self {
         let entries = ownership.mine.iter().filter_map(|(role, lease)| {
             let (Role::Address(address), Some(owner)) = (role, ownership.roles.get(role)) else {
@@ -72,6 +73,13 @@ impl AnnounceSet {
         });
         let mut set = Self::new(ownership.generation, entries);
         set.members.clone_from(&ownership.members);
+        let others = ownership.roles.keys().filter(|role| !ownership.mine.contains_key(role));
+        set.standby = others
+            .filter_map(|role| match role {
+                Role::Address(address) => Some((*address, Interfaces::All)),
+                Role::Named(_) => None,
+            })
+            .collect();
         set
     }
 }

@@ -56,6 +56,9 @@ impl LocalHealth {
 pub struct Announcements {
     /// For the announcer that answers on the segment; each fenced by the lease of its address.
     pub l2: BTreeMap<IpAddr, Announcement>,
+    /// The other addresses that this node is a candidate for on the segment, with the interfaces: the announcer gets
+    /// ready for them, so that a takeover waits for no switch.
+    pub standby: BTreeMap<IpAddr, Interfaces>,
     /// For the announcer that speaks BGP; not fenced, since several nodes announce at once.
     pub bgp: BTreeMap<IpAddr, Announcement>,
 }
@@ -96,11 +99,14 @@ pub fn announce(
     let mut announcements = Announcements::default();
     for (address, ways) in ways(world, allocations, me) {
         let role = Role::Address(address);
-        if let Some((_, way)) = ways.l2
-            && let Some(lease) = ownership.mine.get(&role)
-            && let Some(owner) = ownership.roles.get(&role).filter(|owner| owner.node == *me)
-        {
-            announcements.l2.insert(address, Announcement::on_segment(*lease, owner.term, way.interfaces));
+        if let Some((_, way)) = ways.l2 {
+            let owner = ownership.roles.get(&role).filter(|owner| owner.node == *me);
+            if let Some((lease, owner)) = ownership.mine.get(&role).zip(owner) {
+                let entry = Announcement::on_segment(*lease, owner.term, way.interfaces);
+                announcements.l2.insert(address, entry);
+            } else {
+                announcements.standby.insert(address, way.interfaces);
+            }
         }
         if let Some((owners, terms)) = ways.bgp
             && health.serves(&owners)
@@ -179,5 +185,37 @@ impl<'w, T> Together<'w, T> {
 
     fn into_way(self) -> Option<(Vec<&'w OwnerKey>, T)> {
         if self.refused { None } else { self.way.map(|way| (self.owners, way)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::allocator::{Pool, PoolAllocator, Pools};
+    use crate::elect::{LeaseId, Owner, Term};
+    use crate::plan::{Advertisement, Demand, Node, allocate};
+
+    #[test]
+    fn a_candidate_stands_by_for_what_another_owns() {
+        let mut world = World::default();
+        world.pools = Pools::new([Pool::new("public", ["192.0.2.0/28".parse().unwrap()])]).unwrap();
+        world.advertisements.push(Advertisement::l2("all"));
+        for name in ["web", "api"] {
+            let owner = OwnerKey::service("default", name);
+            world.demands.insert(owner.clone(), Demand::new(owner));
+        }
+        let (me, other): (NodeName, NodeName) = ("n1".into(), "n2".into());
+        world.nodes = [(me.clone(), Node::default()), (other.clone(), Node::default())].into();
+        let allocations = allocate(&mut PoolAllocator::new(), &world);
+        let [mine, theirs] = [0, 1].map(|last| IpAddr::from([192, 0, 2, last]));
+        let mut ownership = Ownership::default();
+        ownership.roles.insert(mine.into(), Owner::new(me.clone(), Term(1)));
+        ownership.roles.insert(theirs.into(), Owner::new(other, Term(1)));
+        ownership.mine.insert(mine.into(), LeaseId::FIRST);
+        let announcements = announce(&world, &allocations, &ownership, &me, &LocalHealth::default());
+        assert_eq!(announcements.l2.keys().collect::<Vec<_>>(), [&mine]);
+        assert_eq!(announcements.standby, [(theirs, Interfaces::All)].into());
+        let stranger = announce(&world, &allocations, &ownership, &"n9".into(), &LocalHealth::default());
+        assert_eq!(stranger, Announcements::default(), "it is no candidate");
     }
 }
