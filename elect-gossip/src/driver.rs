@@ -222,9 +222,6 @@ fn log(notice: Notice) {
         Notice::Down(node, cause) => tracing::warn!(%node, ?cause, "member is gone"),
         Notice::LeaseLost => tracing::warn!("the lease ran out: paused, or answered by nobody"),
         Notice::Settled => tracing::info!("the current terms are known"),
-        Notice::NameClash(node, address) => {
-            tracing::error!(%node, %address, "another node has this name: give each node a name of its own");
-        }
     }
 }
 

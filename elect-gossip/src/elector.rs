@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use lbcore::condition::Condition;
 use lbcore::elect::{Candidacy, ElectorCapabilities, LeaderElector, Ownership, Renewals};
 use lbcore::id::InterfaceName;
 use lbcore::time::Instant;
@@ -27,6 +28,7 @@ struct Shared {
     keys: watch::Sender<Option<Keyring>>,
     ownership: watch::Sender<Arc<Ownership>>,
     renewals: watch::Sender<Renewals>,
+    conditions: watch::Sender<Vec<Condition>>,
     counters: watch::Sender<Counters>,
 }
 
@@ -40,6 +42,7 @@ impl GossipElector {
             keys: watch::Sender::default(),
             ownership: watch::Sender::default(),
             renewals: watch::Sender::default(),
+            conditions: watch::Sender::default(),
             counters: watch::Sender::default(),
         });
         let attachment = Attachment {
@@ -88,6 +91,11 @@ impl LeaderElector for GossipElector {
         self.shared.renewals.subscribe()
     }
 
+    /// `NodeNamesUnique` and `KeyShared`, while another node has a name that is taken, or another key.
+    fn conditions(&self) -> watch::Receiver<Vec<Condition>> {
+        self.shared.conditions.subscribe()
+    }
+
     fn capabilities(&self) -> ElectorCapabilities {
         ElectorCapabilities::new(false, true)
     }
@@ -132,6 +140,9 @@ impl Attachment {
                 }
                 Event::Renewals(renewals) => {
                     self.shared.renewals.send_replace(renewals);
+                }
+                Event::Conditions(conditions) => {
+                    self.shared.conditions.send_replace(conditions);
                 }
                 Event::Notice(what) => notice(what),
                 Event::Left => left = true,

@@ -127,11 +127,6 @@ impl LeaseElector {
         };
         Ok((Self { shared }, driver))
     }
-
-    /// How it is doing: `StoreAvailable`, `LeaseHeld` and `RecordsValid`, each with a reason and what it means.
-    pub fn conditions(&self) -> watch::Receiver<Vec<Condition>> {
-        self.shared.conditions.subscribe()
-    }
 }
 
 impl LeaderElector for LeaseElector {
@@ -145,6 +140,11 @@ impl LeaderElector for LeaseElector {
 
     fn renewals(&self) -> watch::Receiver<Renewals> {
         self.shared.renewals.subscribe()
+    }
+
+    /// `StoreAvailable`, `LeaseHeld` and `RecordsValid`, each with a reason and what it means.
+    fn conditions(&self) -> watch::Receiver<Vec<Condition>> {
+        self.shared.conditions.subscribe()
     }
 
     /// At most one owner even in a partition, and roles are spread.

@@ -232,7 +232,7 @@ impl World {
                     self.ownership = ownership;
                 }
                 Event::Left => self.left = true,
-                Event::Renewals(_) | Event::Notice(_) => {}
+                Event::Renewals(_) | Event::Conditions(_) | Event::Notice(_) => {}
             }
         }
     }

@@ -34,11 +34,13 @@ mod sessions;
 mod table;
 #[cfg(test)]
 mod tests;
+mod troubles;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use lbcore::condition::Condition;
 use lbcore::elect::{Candidacy, LeaseId, Ownership, Renewals};
 use lbcore::id::{InterfaceName, NodeName};
 use lbcore::time::{Duration, Instant};
@@ -49,6 +51,7 @@ use self::claims::Claims;
 use self::membership::{Id, Membership, Word};
 use self::peer::{Peer, Rival, Stream};
 use self::table::Table;
+use self::troubles::Troubles;
 use crate::config::{BuildError, Config, Keyring, Timing};
 use crate::wire::{Boot, Entries, Heard, Heartbeat, Message, Meta, Packet, Sealer};
 
@@ -127,6 +130,8 @@ pub enum Event {
     Ownership(Arc<Ownership>),
     /// Until when this node's leases hold.
     Renewals(Renewals),
+    /// What stands in the way of the election, all of it.
+    Conditions(Vec<Condition>),
     /// For the log.
     Notice(Notice),
     /// What [`Input::Leave`] asked for is done.
@@ -145,8 +150,6 @@ pub enum Notice {
     LeaseLost,
     /// This node knows the current terms and may own from now on.
     Settled,
-    /// Two nodes have this name, the other one at this address.
-    NameClash(NodeName, SocketAddr),
 }
 
 /// How the death of a member was noticed.
@@ -207,8 +210,7 @@ pub struct Machine {
     now: Instant,
     peers: BTreeMap<NodeName, Peer>,
     rival: Option<Rival>,
-    /// When it was last said that two nodes have one name.
-    clash_told: Option<Instant>,
+    troubles: Troubles,
     membership: Membership,
     /// What this node says of itself.
     table: Table,
@@ -266,9 +268,6 @@ const CALL_EVERY: u64 = 20;
 /// Those without a session are greeted, and streams looked after, every so many rounds.
 const GREET_EVERY: u64 = 4;
 
-/// How often it is said that two nodes have one name.
-const TELL_CLASH: Duration = Duration::from_secs(60);
-
 /// After a connection that was refused or failed, the next is tried no sooner.
 const STREAM_REST: Duration = Duration::from_secs(1);
 
@@ -303,7 +302,7 @@ impl Machine {
             now,
             peers: BTreeMap::new(),
             rival: None,
-            clash_told: None,
+            troubles: Troubles::default(),
             membership,
             table,
             claims: Claims::default(),
@@ -364,6 +363,8 @@ impl Machine {
         }
         if self.now >= self.next_round {
             self.run_round();
+        } else if self.peers.values().any(|peer| peer.stream.ask_at().is_some_and(|at| at <= self.now)) {
+            self.tend_streams();
         }
         if self.membership.next_timeout().is_some_and(|at| at <= self.now) {
             let mut words = Vec::new();
@@ -380,6 +381,9 @@ impl Machine {
         while self.dirty {
             self.dirty = false;
             self.evaluate();
+        }
+        if let Some(conditions) = self.troubles.poll(self.now) {
+            self.events.push_back(Event::Conditions(conditions));
         }
         if std::mem::take(&mut self.renewed) {
             self.events.push_back(Event::Renewals(self.renewals()));
@@ -398,7 +402,8 @@ impl Machine {
         let deaths = self.peers.values().filter(|peer| peer.alive).map(|peer| peer.dies_at(takeover)).min();
         let held = self.deadline.filter(|_| self.lease.is_some());
         let leaving = self.leaving.filter(|leaving| !leaving.left).map(|leaving| leaving.until);
-        [deaths, held, leaving, self.membership.next_timeout()]
+        let asks = self.peers.values().filter_map(|peer| peer.stream.ask_at()).min();
+        [deaths, held, leaving, asks, self.membership.next_timeout()]
             .into_iter()
             .flatten()
             .fold(self.next_round.min(self.claims.wake), Instant::min)

@@ -161,9 +161,25 @@ pub(super) enum Stream {
     Open { id: u64 },
     /// It stood until `closed`; a new attempt is to show whether the process is gone.
     Asking { id: u64, closed: Instant },
-    /// The same, and the next attempt is due with the next round.
-    AskAgain { closed: Instant },
+    /// The same, and the next attempt is due at `at`.
+    AskAgain { closed: Instant, at: Instant },
 }
+
+impl Stream {
+    /// What was closed at `closed` told nothing yet: while a process ends, its sockets close one after the other. The
+    /// next attempt waits as long again as it has taken so far, so that few are made.
+    pub(super) fn ask_again(closed: Instant, now: Instant) -> Self {
+        Self::AskAgain { closed, at: now + now.saturating_since(closed).max(ASK_AGAIN) }
+    }
+
+    /// When the next attempt is due that no round makes.
+    pub(super) fn ask_at(&self) -> Option<Instant> {
+        if let Self::AskAgain { at, .. } = self { Some(*at) } else { None }
+    }
+}
+
+/// After an attempt that told nothing, the next is made no sooner.
+const ASK_AGAIN: Duration = Duration::from_millis(5);
 
 /// Accepts each sequence number once: those above the highest seen, and missing ones not too far below.
 #[derive(Clone, Debug, Default)]

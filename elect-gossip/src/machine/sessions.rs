@@ -9,7 +9,7 @@ use rand::RngExt;
 use super::membership::Id;
 use super::peer::{Peer, Pending, Rival, Session, Stream, Window};
 use super::table::Applied;
-use super::{Cause, Event, Machine, Notice, Output, Phase, STREAM_REST, StreamEvent, TELL_CLASH};
+use super::{Cause, Machine, Output, Phase, STREAM_REST, StreamEvent};
 use crate::wire::{Boot, Entries, Fetch, Hello, Message, Packet, WireError};
 
 impl Machine {
@@ -21,7 +21,10 @@ impl Machine {
             .and_then(|(boot, sequence, payload)| Ok((boot, sequence, Packet::parse(&payload)?)));
         let (boot, sequence, packet) = match opened {
             Ok(opened) => opened,
-            Err(WireError::Unauthentic) => return self.counters.unauthentic += 1,
+            Err(WireError::Unauthentic) => {
+                self.troubles.foreign_key(self.now, from);
+                return self.counters.unauthentic += 1;
+            }
             Err(WireError::Malformed(_)) => return self.counters.malformed += 1,
             Err(_) => return self.counters.foreign += 1,
         };
@@ -240,10 +243,7 @@ impl Machine {
     /// Two nodes have one name.
     fn clash(&mut self, name: NodeName, from: SocketAddr) {
         self.counters.name_clash += 1;
-        if self.clash_told.is_none_or(|told| self.now >= told + TELL_CLASH) {
-            self.clash_told = Some(self.now);
-            self.events.push_back(Event::Notice(Notice::NameClash(name, from)));
-        }
+        self.troubles.name_clash(self.now, name, from);
     }
 
     fn handle_entries(&mut self, from: &NodeName, part: &Entries) {
@@ -315,8 +315,8 @@ impl Machine {
             peer.stream = match peer.stream {
                 Stream::None => Stream::Connecting { id },
                 Stream::Resting { until } if until <= now => Stream::Connecting { id },
-                Stream::AskAgain { closed } if closed + takeover <= now => Stream::Connecting { id },
-                Stream::AskAgain { closed } => Stream::Asking { id, closed },
+                Stream::AskAgain { closed, .. } if closed + takeover <= now => Stream::Connecting { id },
+                Stream::AskAgain { closed, at } if at <= now => Stream::Asking { id, closed },
                 _ => continue,
             };
             self.next_stream = id;
@@ -351,7 +351,13 @@ impl Machine {
                 return self.bury(&name, Cause::Refused);
             }
             (Stream::Asking { closed, .. }, StreamEvent::Failed | StreamEvent::Closed) => {
-                Stream::AskAgain { closed }
+                Stream::ask_again(closed, now)
+            }
+            // Taken by a listener that was about to close itself.
+            (Stream::Open { .. }, StreamEvent::Closed)
+                if let Some(closed) = peer.asked.filter(|asked| now < *asked + takeover) =>
+            {
+                Stream::ask_again(closed, now)
             }
             (Stream::Connecting { id } | Stream::Asking { id, .. }, StreamEvent::Opened) => {
                 Stream::Open { id }

@@ -194,7 +194,8 @@ impl Entries {
 
 impl Entry {
     fn parse(reader: &mut Reader<'_>, base: u64) -> Result<Self, WireError> {
-        let stamp = base.checked_add(reader.u32()?.into()).ok_or(WireError::Malformed("stamp of an entry"))?;
+        let stamp =
+            base.checked_add(reader.u32()?.into()).ok_or(WireError::Malformed("stamp of an entry"))?;
         let role = match reader.u8()? {
             tag::META => {
                 let flags = reader.u8()?;

@@ -67,6 +67,8 @@ pub struct Node {
     pub notices: Vec<(Instant, Notice)>,
     /// Closes each stream as soon as it stands.
     pub hangs_up: bool,
+    /// Until then the kernel takes streams for a process that was killed: its listener is closed last.
+    lingers: Instant,
     /// How many streams it asked for.
     pub connects: u64,
 }
@@ -147,6 +149,7 @@ impl Sim {
                     seen: 0,
                     notices: Vec::new(),
                     hangs_up: false,
+                    lingers: Instant::ZERO,
                     connects: 0,
                 }
             })
@@ -202,6 +205,7 @@ impl Sim {
         let it = &mut self.nodes[node];
         it.host = true;
         it.paused = false;
+        it.lingers = Instant::ZERO;
         it.waiting.clear();
         it.life = self.lives;
         it.seen = 0;
@@ -248,8 +252,10 @@ impl Sim {
         self.nodes[node].paused
     }
 
-    /// SIGKILL: the kernel closes the connections, and refuses new ones.
+    /// SIGKILL: the kernel closes the connections, and refuses new ones, at once or a moment later.
     pub fn kill(&mut self, node: usize) {
+        let lag = self.rng.random_range(0..3_000_000_u64).saturating_sub(1_000_000);
+        self.nodes[node].lingers = self.now + Duration::from_nanos(lag);
         let (life, streams) = (self.nodes[node].life, self.streams.clone());
         self.streams.retain(|(by, _), to| *by != node && *to != (node, life));
         for ((by, stream), to) in streams {
@@ -483,7 +489,7 @@ impl Sim {
         self.nodes[node].connects += 1;
         let (event, after) = if !reached || !self.nodes[target].host {
             (StreamEvent::Failed, Duration::from_secs(1))
-        } else if self.is_up(target) {
+        } else if self.is_up(target) || self.now < self.nodes[target].lingers {
             self.streams.insert((node, stream), (target, life));
             (StreamEvent::Opened, self.net.delay.1 * 2)
         } else {
@@ -493,8 +499,9 @@ impl Sim {
         let arrival = Arrival::Stream(stream, event);
         let delivery = Delivery { to: node, life: self.nodes[node].life, arrival };
         self.queue.insert((self.now + after, self.serial), delivery);
-        if event == StreamEvent::Opened && self.nodes[target].hangs_up {
+        if event == StreamEvent::Opened && (self.nodes[target].hangs_up || !self.is_up(target)) {
             self.streams.remove(&(node, stream));
+            let after = after.max(self.nodes[target].lingers.saturating_since(self.now));
             let arrival = Arrival::Stream(stream, StreamEvent::Closed);
             let delivery = Delivery { to: node, life: self.nodes[node].life, arrival };
             self.serial += 1;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use crate::condition::Condition;
 use crate::id::{NodeName, Role};
 use crate::time::Instant;
 
@@ -43,6 +44,10 @@ pub trait LeaderElector: fmt::Debug + Send + Sync {
     /// Until when this node's own leases hold. Changes with every renewal, many times a second, and carries only
     /// time, so that nothing is planned anew: hand it to [`Announcer::renew`](crate::announce::Announcer::renew).
     fn renewals(&self) -> watch::Receiver<Renewals>;
+
+    /// What stands in the way of the election and what would help: a store that cannot be reached, a name that two
+    /// nodes have, a key that differs. Empty, or only of conditions that hold, if all is well.
+    fn conditions(&self) -> watch::Receiver<Vec<Condition>>;
 
     /// What this elector can promise.
     fn capabilities(&self) -> ElectorCapabilities;

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 
+use crate::condition::Condition;
 use crate::elect::{
     Candidacy, ElectorCapabilities, LeaderElector, LeaseId, Member, Owner, Ownership, Renewals, Term,
 };
@@ -35,6 +36,8 @@ pub struct Solo {
     last: Mutex<Option<LeaseId>>,
     ownership: watch::Sender<Arc<Ownership>>,
     renewals: watch::Sender<Renewals>,
+    /// Nothing stands in the way of a node that is alone.
+    conditions: watch::Sender<Vec<Condition>>,
 }
 
 impl Solo {
@@ -46,7 +49,8 @@ impl Solo {
             node,
             last: Mutex::new(None),
             ownership: watch::Sender::new(Arc::new(ownership)),
-            renewals: watch::Sender::new(Renewals::default()),
+            renewals: watch::Sender::default(),
+            conditions: watch::Sender::default(),
         }
     }
 }
@@ -109,6 +113,10 @@ impl LeaderElector for Solo {
     }
 
     /// Nothing: no other node is asked, and a lone node spreads over nobody.
+    fn conditions(&self) -> watch::Receiver<Vec<Condition>> {
+        self.conditions.subscribe()
+    }
+
     fn capabilities(&self) -> ElectorCapabilities {
         ElectorCapabilities::new(false, false)
     }

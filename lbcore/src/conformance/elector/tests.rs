@@ -1,6 +1,7 @@
 //! A right fake, and the wrong ones that each clause must notice.
 
 use super::*;
+use crate::condition::Condition;
 use crate::elect::{ElectorCapabilities, Member, Owner, Renewals};
 use crate::spread::{Bids, spread};
 use std::sync::Mutex;
@@ -58,6 +59,10 @@ impl LeaderElector for Fake {
         self.renewals.subscribe()
     }
 
+    fn conditions(&self) -> watch::Receiver<Vec<Condition>> {
+        self.conditions.subscribe()
+    }
+
     fn capabilities(&self) -> ElectorCapabilities {
         self.capabilities
     }
@@ -93,6 +98,7 @@ impl FakeHarness {
                 candidacy: Mutex::default(),
                 ownership: watch::Sender::default(),
                 renewals: watch::Sender::default(),
+                conditions: watch::Sender::default(),
                 capabilities: ElectorCapabilities::new(claims_safe, true),
             }),
             up: true,
