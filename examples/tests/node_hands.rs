@@ -179,7 +179,7 @@ fn nftables_forwards_ipv6() {
 #[test]
 fn the_relay_forwards() {
     netns::test("the_relay_forwards", || {
-        let by_process = async || Forwarder::Relay(Relay::default());
+        let by_process = async || Forwarder::Relay(Relay::new(1000));
         forwards(by_process, address("192.0.2.200"), ["192.0.2.21:8080", "192.0.2.22:8080"]);
     });
 }

@@ -12,7 +12,7 @@ use announce_l2::machine::Interface;
 use gateway_router::manifest::GatewayDocument;
 use lbcore::allocator::{IpAllocator, PoolAllocator};
 use lbcore::announce::{AnnounceSet, AnnounceState, Announcement, Announcer, Interfaces};
-use lbcore::condition::Condition;
+use lbcore::condition::{Condition, Status};
 use lbcore::elect::{Bid, Candidacy, LeaderElector, Ownership, Term};
 use lbcore::id::{NodeName, OwnerKey, Role};
 use lbcore::manifest::{IpAddressPool, Namespace, Objects, Service};
@@ -381,6 +381,9 @@ impl Controller {
         for (owner, outlook) in plan::outlook(&self.world, &self.allocations) {
             conditions.extend(outlook.obstacle().map(|condition| (owner.to_string(), condition.clone())));
         }
+        let electing = self.hands.elector.conditions().borrow().clone();
+        let troubles = electing.into_iter().filter(|condition| condition.status != Status::True);
+        conditions.extend(troubles.map(|condition| ("elector".to_owned(), condition)));
         for (name, announcer) in self.hands.announcers() {
             let status = announcer.status().borrow().clone();
             conditions.extend(status.conditions.iter().map(|condition| (name.to_owned(), condition.clone())));

@@ -46,11 +46,11 @@ pub enum Forwarder {
 }
 
 impl Forwarder {
-    /// By the kernel if it lets us, else by this process; and why the kernel does not.
-    pub async fn new() -> (Self, Option<nft::NftError>) {
+    /// By the kernel if it lets us, else by this process, so many connections at once; and why the kernel does not.
+    pub async fn new(connections: usize) -> (Self, Option<nft::NftError>) {
         match nft::Nft::new().await {
             Ok(nft) => (Self::Nft(nft), None),
-            Err(error) => (Self::Relay(relay::Relay::default()), Some(error)),
+            Err(error) => (Self::Relay(relay::Relay::new(connections)), Some(error)),
         }
     }
 

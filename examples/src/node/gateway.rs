@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,9 +43,12 @@ pub struct Outcome {
 }
 
 impl Gateways {
-    /// Starts the proxy, which has nothing to serve yet. Running requests get `grace` when it stops.
-    pub(super) fn start(stage: &mut Stage, grace: Duration) -> Self {
+    /// Starts the proxy, which has nothing to serve yet, for so many connections at once. Running requests get `grace`
+    /// when it stops.
+    pub(super) fn start(stage: &mut Stage, grace: Duration, connections: usize) -> Self {
         let mut config = proxy::Config::default();
+        let connections = NonZeroUsize::new(connections).unwrap_or(NonZeroUsize::MIN);
+        config.max_connections = config.max_connections.min(connections);
         config.drain_timeout = grace;
         let (proxy, driver) = Proxy::new(config);
         stage.spawn("serving gateways", |stop| async {

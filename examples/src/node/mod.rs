@@ -11,6 +11,7 @@ pub mod delivery;
 pub mod events;
 pub mod forward;
 pub mod gateway;
+pub mod limits;
 pub mod links;
 pub mod listen;
 pub mod manifests;
@@ -144,6 +145,7 @@ async fn run(args: &NodeArgs) -> Result<(), NodeError> {
     let teller = Teller::new(me.clone(), args.json);
     let mut signals = Signals::new().map_err(|error| NodeError::new("cannot listen for signals", error))?;
     let (mut announcing, mut electing, mut serving) = (Stage::default(), Stage::default(), Stage::default());
+    let connections = limits::connections();
     let _only_one = args.changes_the_machine().then(claim_the_machine).transpose()?;
 
     let gossip = start_gossip(args, &me, &mut electing)?;
@@ -167,8 +169,8 @@ async fn run(args: &NodeArgs) -> Result<(), NodeError> {
         l2: l2.clone().map(|l2| Arc::new(l2) as Arc<dyn Announcer>),
         bgp: bgp.clone(),
         delivery,
-        forwarder: start_forwarder(args, &teller).await?,
-        gateways: Gateways::start(&mut serving, args.grace),
+        forwarder: start_forwarder(args, connections, &teller).await?,
+        gateways: Gateways::start(&mut serving, args.grace, connections),
         alone: gossip.is_none(),
     };
     // Routes are announced by every node at once: only the segment needs leases.
@@ -316,16 +318,20 @@ fn start_bgp(
     Ok(announcer)
 }
 
-async fn start_forwarder(args: &NodeArgs, teller: &Teller) -> Result<Option<Forwarder>, NodeError> {
+async fn start_forwarder(
+    args: &NodeArgs,
+    connections: usize,
+    teller: &Teller,
+) -> Result<Option<Forwarder>, NodeError> {
     Ok(Some(match args.forward {
         ForwardMode::None => return Ok(None),
-        ForwardMode::Relay => Forwarder::Relay(Relay::default()),
+        ForwardMode::Relay => Forwarder::Relay(Relay::new(connections)),
         ForwardMode::Nft => {
             let nft = Nft::new().await;
             Forwarder::Nft(nft.map_err(|error| NodeError::new("the kernel cannot forward for us", error))?)
         }
         ForwardMode::Auto => {
-            let (forwarder, why) = Forwarder::new().await;
+            let (forwarder, why) = Forwarder::new(connections).await;
             if let Some(why) = why {
                 let notice =
                     format!("plain services are relayed by this process, since the kernel cannot: {why}");

@@ -197,8 +197,8 @@ mod tests {
 
     #[test]
     fn a_candidate_stands_by_for_what_another_owns() {
-        let mut world = World::default();
-        world.pools = Pools::new([Pool::new("public", ["192.0.2.0/28".parse().unwrap()])]).unwrap();
+        let pools = Pools::new([Pool::new("public", ["192.0.2.0/28".parse().unwrap()])]).unwrap();
+        let mut world = World { pools, ..World::default() };
         world.advertisements.push(Advertisement::l2("all"));
         for name in ["web", "api"] {
             let owner = OwnerKey::service("default", name);

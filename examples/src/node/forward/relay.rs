@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use lbcore::allocator::Protocol;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Duration, timeout};
 
@@ -23,10 +23,11 @@ const UDP_CLIENTS: usize = 4096;
 const DATAGRAM: usize = 65_535;
 
 /// The relays, one task a frontend.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Relay {
     frontends: BTreeMap<Frontend, Running>,
     tasks: JoinSet<()>,
+    permits: Arc<Semaphore>,
 }
 
 #[derive(Debug)]
@@ -36,6 +37,12 @@ struct Running {
 }
 
 impl Relay {
+    /// Relays nothing yet, and so many TCP connections at once at most: more wait until one ends.
+    pub fn new(connections: usize) -> Self {
+        let permits = Arc::new(Semaphore::new(connections.min(Semaphore::MAX_PERMITS)));
+        Self { frontends: BTreeMap::new(), tasks: JoinSet::new(), permits }
+    }
+
     /// Relays exactly this from now on. A frontend that goes takes its connections with it; one whose endpoints
     /// change keeps those that it has.
     pub fn apply(&mut self, wanted: &Forwarding) -> Vec<(Frontend, String)> {
@@ -75,7 +82,7 @@ impl Relay {
                 let listener = crate::node::listen::listen(frontend.socket())?;
                 listener.set_nonblocking(true)?;
                 let listener = TcpListener::from_std(listener)?;
-                self.tasks.spawn(relay_tcp(listener, receiver))
+                self.tasks.spawn(relay_tcp(listener, receiver, self.permits.clone()))
             }
             Protocol::Udp => {
                 let socket = std::net::UdpSocket::bind(frontend.socket())?;
@@ -92,16 +99,26 @@ impl Relay {
     }
 }
 
-async fn relay_tcp(listener: TcpListener, endpoints: watch::Receiver<Arc<[SocketAddr]>>) {
+async fn relay_tcp(
+    listener: TcpListener,
+    endpoints: watch::Receiver<Arc<[SocketAddr]>>,
+    permits: Arc<Semaphore>,
+) {
     let mut connections = JoinSet::new();
     let mut turn = 0_usize;
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((client, _)) => {
+                    // Nobody is accepted before there is room for this one. Not the other way around: a frontend
+                    // that waits for its first client takes no room.
+                    let permit = permits.clone().acquire_owned().await;
                     let endpoints = endpoints.borrow().clone();
                     turn = turn.wrapping_add(1);
-                    connections.spawn(relay_connection(client, endpoints, turn));
+                    connections.spawn(async move {
+                        relay_connection(client, endpoints, turn).await;
+                        drop(permit);
+                    });
                 }
                 // Out of file handles: those that end make room.
                 Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
@@ -227,7 +244,7 @@ mod tests {
         let (second, _second) = echo_server(b"second").await;
         let dead = free_port(Protocol::Tcp).socket();
         let frontend = free_port(Protocol::Tcp);
-        let mut relay = Relay::default();
+        let mut relay = Relay::new(100);
         assert_eq!(relay.apply(&Forwarding::from([(frontend, vec![first, dead, second])])), []);
         let mut answers = Vec::new();
         for _ in 0..6 {
@@ -245,10 +262,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn more_connections_than_there_is_room_for_wait() {
+        let (server, _server) = echo_server(b"served").await;
+        let [first, second] = [free_port(Protocol::Tcp), free_port(Protocol::Tcp)];
+        let mut relay = Relay::new(1);
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let kept = (first, vec![silent.local_addr().unwrap()]);
+        assert_eq!(relay.apply(&Forwarding::from([kept, (second, vec![server])])), []);
+        let client = TcpStream::connect(first.socket()).await.unwrap();
+        let _upstream = silent.accept().await.unwrap();
+        let mut waiting = std::pin::pin!(ask(second));
+        assert!(timeout(Duration::from_millis(200), &mut waiting).await.is_err(), "there is no room");
+        drop(client);
+        assert_eq!(waiting.await.unwrap(), b"served");
+    }
+
+    #[tokio::test]
     async fn a_udp_client_keeps_its_endpoint() {
         let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let frontend = free_port(Protocol::Udp);
-        let mut relay = Relay::default();
+        let mut relay = Relay::new(100);
         relay.apply(&Forwarding::from([(frontend, vec![server.local_addr().unwrap()])]));
         let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let mut buffer = [0; 16];
@@ -270,7 +303,7 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let socket = listener.local_addr().unwrap();
         let frontend = Frontend { address: socket.ip(), protocol: Protocol::Tcp, port: socket.port() };
-        let failed = Relay::default().apply(&Forwarding::from([(frontend, vec![taken])]));
+        let failed = Relay::new(100).apply(&Forwarding::from([(frontend, vec![taken])]));
         assert!(failed[0].1.starts_with(&format!("cannot listen on TCP {socket}: ")), "{failed:?}");
     }
 }

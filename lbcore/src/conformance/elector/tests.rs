@@ -43,6 +43,7 @@ struct Fake {
     candidacy: Mutex<Arc<Candidacy>>,
     ownership: watch::Sender<Arc<Ownership>>,
     renewals: watch::Sender<Renewals>,
+    conditions: watch::Sender<Vec<Condition>>,
     capabilities: ElectorCapabilities,
 }
 
