@@ -359,7 +359,7 @@ fn who_only_speaks_bgp_owns_nothing_on_the_segment() {
         let key = Path::new(netns::SCRATCH).join("key");
         std::fs::write(&key, "07".repeat(32)).unwrap();
         let key = key.to_str().unwrap();
-        let common = ["--forward", "none", "--delivery", "none", "--key-file", key];
+        let common = ["--forward", "none", "--key-file", key];
         let speaker = ["--announce", "bgp", "--listen-gossip", "192.0.2.11:7946"];
         let answerer = ["--listen-gossip", "192.0.2.12:7946", "--seed", "192.0.2.11:7946"];
         let mut speaker = Agent::start(&first, &manifests(), &[common.as_slice(), &speaker].concat());

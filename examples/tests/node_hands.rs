@@ -107,7 +107,7 @@ fn an_address_that_is_refused_keeps_no_other_from_coming_or_going() {
                 held
             })
         });
-        assert_eq!(held, ["192.0.2.201"]);
+        assert_eq!(held, ["192.0.2.201/32"]);
         assert_eq!(on_loopback(&node), [] as [&str; 0]);
     });
 }

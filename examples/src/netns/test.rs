@@ -4,8 +4,13 @@ use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
 
 use super::sandbox::{explain, private_mounts};
+
+/// How long a test may take: one that waits for what never comes must not keep the others.
+const LIMIT: Duration = Duration::from_secs(120);
 
 /// Holds the name of the test that the inner process runs.
 pub(super) const MARKER: &str = "LBCORE_NETNS_TEST";
@@ -25,7 +30,7 @@ const REQUIRED: &str = "CI";
 ///
 /// # Panics
 ///
-/// If the test fails inside, or if there is no test of that name.
+/// If the test fails inside or takes longer than two minutes, or if there is no test of that name.
 pub fn test(name: &str, body: impl FnOnce()) {
     if variable(MARKER).as_deref() == Some(name) {
         die_with_the_outer_process();
@@ -43,8 +48,14 @@ pub fn test(name: &str, body: impl FnOnce()) {
         .stderr(Stdio::piped())
         .spawn()
         .expect("unshare runs");
-    // Held open to the end: see `die_with_the_outer_process`.
+    // Held open to the end, or to the limit: see `die_with_the_outer_process`.
     let lifeline = child.stdin.take();
+    let (ended, waiting) = mpsc::channel::<()>();
+    let watch = std::thread::spawn(move || {
+        let in_time = waiting.recv_timeout(LIMIT) == Err(RecvTimeoutError::Disconnected);
+        drop(lifeline);
+        in_time
+    });
     let mut error_pipe = child.stderr.take().expect("a pipe");
     let errors = std::thread::spawn(move || {
         let mut text = Vec::new();
@@ -55,10 +66,12 @@ pub fn test(name: &str, body: impl FnOnce()) {
     let _ = child.stdout.take().expect("a pipe").read_to_end(&mut output);
     let errors = errors.join().expect("the reader of stderr");
     let status = child.wait().expect("unshare ends");
-    drop(lifeline);
+    drop(ended);
+    let in_time = watch.join().expect("the watch");
     let output = String::from_utf8_lossy(&output);
     print!("{output}");
     eprint!("{}", String::from_utf8_lossy(&errors));
+    assert!(in_time, "{name} was still running after {LIMIT:?}; its output is above");
     assert!(status.success(), "{name} failed in its namespaces ({status}); its output is above");
     assert!(output.contains("1 passed"), "there is no test named {name}");
 }
