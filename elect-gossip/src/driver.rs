@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener as StdListener, UdpSocket as StdSocket};
+#[cfg(unix)]
+use std::os::fd::{AsFd, OwnedFd};
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -63,13 +65,34 @@ impl GossipElector {
     }
 }
 
+/// The same socket under a high number.
+///
+/// The kernel closes the files of a killed process one after the other, Linux those with the highest numbers first;
+/// some take their time (a packet socket: tens of milliseconds). Others learn that the process is gone when these are
+/// closed.
+#[cfg(unix)]
+fn closed_early<S: AsFd + From<OwnedFd>>(socket: S) -> S {
+    // More than a controller opens besides, less than the usual limit of 1024.
+    const ABOVE: i32 = 768;
+    match rustix::io::fcntl_dupfd_cloexec(&socket, ABOVE) {
+        Ok(high) => high.into(),
+        // The limit is lower.
+        Err(_) => socket,
+    }
+}
+
+#[cfg(not(unix))]
+fn closed_early<S>(socket: S) -> S {
+    socket
+}
+
 /// Binds both protocols to one port.
 fn bind(to: SocketAddr) -> Result<(StdSocket, StdListener, SocketAddr), BuildError> {
     let failed = |protocol| move |source| BuildError::Bind { bind: to, protocol, source };
     let attempt = || {
         let socket = StdSocket::bind(to).map_err(failed("UDP"))?;
         let bound = socket.local_addr().map_err(failed("UDP"))?;
-        let listener = StdListener::bind(bound).map_err(failed("TCP"))?;
+        let listener = closed_early(StdListener::bind(bound).map_err(failed("TCP"))?);
         socket.set_nonblocking(true).map_err(failed("UDP"))?;
         listener.set_nonblocking(true).map_err(failed("TCP"))?;
         Ok((socket, listener, bound))
@@ -280,6 +303,9 @@ impl Streams {
                 task.abort();
             }
         }
+        let Ok(connection) = connection.into_std().map(closed_early).and_then(TcpStream::from_std) else {
+            return;
+        };
         if self.accepted.len() < ACCEPTED {
             let task = self.tasks.spawn(async move {
                 end_of(connection).await;
@@ -296,5 +322,22 @@ async fn end_of(mut connection: TcpStream) -> StreamEvent {
         Ok(0) => StreamEvent::Closed,
         Err(error) if error.kind() == io::ErrorKind::ConnectionReset => StreamEvent::Closed,
         _ => StreamEvent::Failed,
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    #[test]
+    fn the_kernel_closes_the_listener_before_what_takes_its_time() {
+        let earlier = StdSocket::bind("127.0.0.1:0").unwrap();
+        let (_, listener, _) = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let later: Vec<_> = (0..100).map(|_| StdSocket::bind("127.0.0.1:0").unwrap()).collect();
+        for other in later.iter().chain([&earlier]) {
+            assert!(listener.as_raw_fd() > other.as_raw_fd());
+        }
     }
 }

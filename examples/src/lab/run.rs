@@ -177,6 +177,10 @@ impl Lab<'_> {
         let _ = probe.kill().and_then(|()| probe.wait());
 
         let state = self.observer.lock();
+        if state.not_started > 0 {
+            let said = format!("{} requests could not be begun: this machine is too busy", state.not_started);
+            self.tell("not_started", json!({"count": state.not_started}), &said);
+        }
         let mut log = state.attempts.clone();
         attempts::sort(&mut log);
         log.retain(|attempt| (first_answer..=end).contains(&attempt.start));
