@@ -1,5 +1,7 @@
 //! The elector without I/O.
 
+mod assignment;
+mod bids;
 mod peers;
 #[cfg(test)]
 mod tests;
@@ -15,15 +17,16 @@ use lbcore::elect::lease::{
     Ticket, Timing, TimingError, WriteFailure,
 };
 use lbcore::elect::{Candidacy, Member, Owner, Ownership, Renewals};
-use lbcore::id::{InterfaceName, NodeName, Role};
-use lbcore::spread::{Bids, spread};
+use lbcore::id::{InterfaceName, NodeName};
 use lbcore::time::Instant;
 
+use self::assignment::TableCopy;
+use self::bids::{CHECK_BIDS, OwnBids};
 use self::peers::Peers;
 use crate::grants::Grants;
-use crate::record::{self, BidsRecord, NodeRecord, Note};
+use crate::record::{self, NodeRecord, Note};
 use crate::store::{Fetched, Versioned};
-use crate::table::{Changes, Session, Table};
+use crate::table::{Session, Table};
 
 /// What a [`Machine`] is built from.
 #[derive(Clone, Debug)]
@@ -220,53 +223,6 @@ enum Purpose {
     ReadOwnBids,
     WriteOwnBids(u64),
 }
-
-/// The table as this node knows it.
-#[derive(Debug, Default)]
-struct TableCopy {
-    /// `None` until it was read. The inner one: there is none.
-    known: Option<Option<(Revision, Arc<Table>)>>,
-    /// When it was seen to change.
-    since: Instant,
-    /// When the last read was sent that confirmed it.
-    confirmed: Option<Instant>,
-    /// Whether a write of unknown fate, or another's, may have changed it.
-    doubt: bool,
-    read_at: Instant,
-    /// Reads that were sent before this one say nothing new.
-    floor: Option<RequestId>,
-}
-
-impl TableCopy {
-    fn table(&self) -> Option<&Arc<Table>> {
-        self.known.as_ref()?.as_ref().map(|(_, table)| table)
-    }
-
-    fn revision(&self) -> Option<&Revision> {
-        self.known.as_ref()?.as_ref().map(|(revision, _)| revision)
-    }
-
-    /// A read that was sent then found it as it is known. One that may not be used yet confirms nothing.
-    fn confirm(&mut self, sent: Instant) {
-        self.confirmed = self.table().is_some_and(|table| table.settled).then_some(sent);
-    }
-}
-
-/// The record of this node's own bids.
-#[derive(Debug, Default)]
-struct OwnBids {
-    /// Raised with each candidacy.
-    number: u64,
-    /// The number that is stored.
-    stored: u64,
-    /// The record's revision, once read. The inner `None`: there is no record.
-    revision: Option<Option<Revision>>,
-    /// When to store it, or to look whether it is still there.
-    try_at: Instant,
-}
-
-/// After how many renewals of its lease a node looks whether its bids are still stored.
-const CHECK_BIDS: u32 = 10;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Leaving {
@@ -630,243 +586,6 @@ impl Machine {
         Some(Session { holder: self.settings.me.clone(), term })
     }
 
-    // ---- Bids.
-
-    fn bids_read(&mut self, node: &NodeName, answer: Answer) {
-        let key = self.key("bids", node);
-        self.bad_records.remove(&key);
-        let bids = match answer {
-            Answer::Fetched(Fetched::Found(found)) => match record::decode_bids(&found.value) {
-                Ok(bids) => Some(bids),
-                Err(error) => {
-                    self.bad_records.insert(key, error.to_string());
-                    None
-                }
-            },
-            Answer::Fetched(_) => None,
-            _ => return self.peers.bids_unread(node),
-        };
-        self.peers.bids_read(node, bids);
-        self.dirty = true;
-    }
-
-    fn own_bids_read(&mut self, fetched: Fetched) {
-        let found = match fetched {
-            Fetched::Unchanged => self.bids.revision.clone(),
-            Fetched::Absent => Some(None),
-            Fetched::Found(found) => Some(Some(found.revision)),
-        };
-        if self.bids.stored == self.bids.number {
-            if found == self.bids.revision {
-                self.bids.try_at = self.now + self.settings.timing.renew * CHECK_BIDS;
-                return;
-            }
-            // Somebody has removed or changed it: store it again.
-            self.bids.number += 1;
-        }
-        self.bids.revision = found;
-    }
-
-    /// When this node's bids are to be stored, or to be looked after. Never while another process has this node's lease:
-    /// the record says what that one bids.
-    fn bids_due(&self) -> Option<Instant> {
-        let busy =
-            self.is_asking(|purpose| matches!(purpose, Purpose::ReadOwnBids | Purpose::WriteOwnBids(_)));
-        (self.bids.number > 0 && !busy && !self.is_taken()).then_some(self.bids.try_at)
-    }
-
-    /// Whether another process holds the lease of this node: the one that this one replaces, or one that was given
-    /// the same name by mistake.
-    fn is_taken(&self) -> bool {
-        let taken =
-            |record: &NodeRecord| matches!(&record.state, State::Held(holder) if *holder != self.settings.me);
-        self.lease.record().flatten().is_some_and(taken)
-    }
-
-    fn write_own_bids(&mut self) {
-        if self.bids_due().is_none_or(|due| due > self.now) {
-            return;
-        }
-        let key = self.key("bids", self.me());
-        let number = self.bids.number;
-        match self.bids.revision.clone() {
-            Some(expected) if self.bids.stored != number => {
-                let incarnation = self.settings.me.incarnation;
-                let record = BidsRecord { incarnation, number, bids: self.candidacy.bids.clone() };
-                let value = record::encode_bids(&record);
-                self.ask(Purpose::WriteOwnBids(number), Operation::Swap { key, expected, value });
-            }
-            known => {
-                let unless = known.flatten();
-                self.ask(Purpose::ReadOwnBids, Operation::Get { key, unless });
-            }
-        }
-    }
-
-    // ---- The table.
-
-    fn table_read(&mut self, id: RequestId, sent: Instant, fetched: Fetched) {
-        if self.table.floor.is_some_and(|floor| id < floor) {
-            return;
-        }
-        self.table.floor = Some(id);
-        let key = self.table_key();
-        match fetched {
-            Fetched::Unchanged => {
-                self.table.confirm(sent);
-                if self.table.doubt {
-                    self.table.doubt = false;
-                    self.dirty = true;
-                }
-            }
-            Fetched::Absent => self.table_known(sent, None),
-            Fetched::Found(found) => match record::decode_table(&found.value) {
-                Ok(table) => {
-                    self.bad_records.remove(&key);
-                    self.table_known(sent, Some((found.revision, Arc::new(table))));
-                }
-                Err(error) => drop(self.bad_records.insert(key, error.to_string())),
-            },
-        }
-    }
-
-    fn table_known(&mut self, sent: Instant, known: Option<(Revision, Arc<Table>)>) {
-        let revision = known.as_ref().map(|(revision, _)| revision);
-        if self.table.known.is_none() || self.table.revision() != revision {
-            self.table.since = self.now;
-            self.dirty = true;
-        }
-        self.dirty |= self.table.doubt;
-        self.table.known = Some(known);
-        self.table.confirm(sent);
-        self.table.doubt = false;
-    }
-
-    /// When a table that was written anew may be used.
-    fn settles_at(&self) -> Option<Instant> {
-        let table = self.table.table()?;
-        #[cfg(test)]
-        if self.mutant == Some(tests::Mutant::UseANewTableAtOnce) {
-            return None;
-        }
-        (!table.settled).then(|| self.table.since + self.settings.timing.duration)
-    }
-
-    /// Until when this node may act: while its lease holds and the table was confirmed for as long as a lease holds.
-    fn cover(&self) -> Option<Instant> {
-        let (_, until) = self.lease.held()?;
-        let confirmed = self.table.confirmed? + self.settings.timing.hold();
-        #[cfg(test)]
-        let confirmed = self.mutated_confirmed(confirmed);
-        Some(until.min(confirmed)).filter(|cover| *cover > self.now)
-    }
-
-    fn renew(&mut self) {
-        let cover = self.cover();
-        self.dirty |= self.covered != cover.is_some();
-        self.covered = cover.is_some();
-        match cover {
-            None => self.grants.lapse(),
-            Some(cover) if self.now >= self.renew_at => {
-                self.renew_at = self.now + self.settings.handover / 4;
-                self.dirty |= self.grants.renew(self.now, cover);
-            }
-            Some(_) => {}
-        }
-    }
-
-    /// Compares what is with what should be: takes what this node owns, gives up what it should not own, and
-    /// changes the table.
-    fn reconcile(&mut self) {
-        let me = self.session();
-        let table = self.table.table().filter(|table| table.settled).cloned();
-        let wanted = self.wanted(table.as_deref());
-        if let (Some(session), Some(table), Some(cover)) = (&me, &table, self.cover()) {
-            let own = table.entries.iter().filter(|(_, entry)| entry.session == *session);
-            self.grants.own(&own.map(|(role, entry)| (role.clone(), entry.term)).collect());
-            let node = self.me().clone();
-            let keep = |role: &Role| {
-                let eligible = self.candidacy.bids.get(role).is_some_and(|bid| bid.eligible);
-                let stays = wanted.as_ref().is_none_or(|wanted| wanted.get(role) == Some(&node));
-                eligible && stays && self.leaving == Leaving::No
-            };
-            self.grants.part(self.now, keep);
-            self.grants.renew(self.now, cover);
-        }
-        self.write_table(me.as_ref(), table.as_deref(), wanted);
-        self.observe(table.as_deref());
-    }
-
-    /// Who should own what; `None` while some node's bids are not known.
-    fn wanted(&self, table: Option<&Table>) -> Option<BTreeMap<Role, NodeName>> {
-        let mut bids: Bids = BTreeMap::new();
-        for (node, of_node) in self.peers.bids()? {
-            for (role, bid) in of_node {
-                bids.entry(role.clone()).or_default().insert(node.clone(), *bid);
-            }
-        }
-        if self.leaving == Leaving::No && self.lease.held().is_some() {
-            for (role, bid) in &self.candidacy.bids {
-                bids.entry(role.clone()).or_default().insert(self.me().clone(), *bid);
-            }
-        }
-        // A node keeps its roles even if its lease lapsed meanwhile and is a new one now.
-        let entries = table.into_iter().flat_map(|table| &table.entries);
-        let current = entries.map(|(role, entry)| (role.clone(), entry.session.holder.node.clone()));
-        Some(spread(&bids, &current.collect()))
-    }
-
-    fn write_table(
-        &mut self,
-        me: Option<&Session>,
-        table: Option<&Table>,
-        wanted: Option<BTreeMap<Role, NodeName>>,
-    ) {
-        let busy = self.is_asking(|purpose| matches!(purpose, Purpose::WriteTable(_)));
-        let Some(known) = &self.table.known else { return };
-        if busy || self.table.doubt {
-            return;
-        }
-        let expected = known.as_ref().map(|(revision, _)| revision.clone());
-        let next = match (known, me, wanted) {
-            (None, _, _) => Some(Table::default()),
-            (Some(_), Some(me), Some(wanted)) => {
-                let waiting = self.settles_at().is_some_and(|due| due > self.now);
-                (!waiting).then(|| self.next_table(me, table, &wanted)).flatten()
-            }
-            _ => None,
-        };
-        if let Some(next) = next {
-            let value = record::encode_table(&next);
-            let key = self.table_key();
-            self.ask(Purpose::WriteTable(Arc::new(next)), Operation::Swap { key, expected, value });
-        }
-    }
-
-    /// The table as it should be written, if it should.
-    fn next_table(
-        &self,
-        me: &Session,
-        table: Option<&Table>,
-        wanted: &BTreeMap<Role, NodeName>,
-    ) -> Option<Table> {
-        let mut live = self.peers.sessions();
-        live.insert(self.me().clone(), me.clone());
-        let over = |session: &Session| match session.holder.node == *self.me() {
-            true => session != me,
-            false => self.peers.is_over(session, self.table.since),
-        };
-        let given_up = |role: &Role, term| self.grants.is_silent(role, term);
-        #[cfg(test)]
-        let (over, given_up) = (
-            |session: &Session| over(session) || self.mutated_over(session),
-            |role: &Role, term| given_up(role, term) || self.mutated_given_up(role),
-        );
-        let changes = Changes { me, live: &live, over: &over, wanted, given_up: &given_up };
-        let next = table.cloned().unwrap_or_default().next(&changes);
-        (table != Some(&next)).then_some(next)
-    }
-
     // ---- Leaving.
 
     fn leave(&mut self) {
@@ -974,33 +693,5 @@ impl Machine {
             ),
         };
         vec![store, held, records]
-    }
-}
-
-/// Ways to be wrong, each of which a property must notice.
-#[cfg(test)]
-mod mutants {
-    use super::tests::Mutant;
-    use super::*;
-
-    impl Machine {
-        pub(super) fn mutated_over(&self, session: &Session) -> bool {
-            let other = session.holder.node != *self.me();
-            match self.mutant {
-                Some(Mutant::TakeFromWhoeverIsNotSeen) => {
-                    other && !self.peers.sessions().contains_key(&session.holder.node)
-                }
-                Some(Mutant::TrustOldRecords) => other && self.peers.differs(session),
-                _ => false,
-            }
-        }
-
-        pub(super) fn mutated_given_up(&self, role: &Role) -> bool {
-            self.mutant == Some(Mutant::HandOverAtOnce) && !self.grants.mine().contains_key(role)
-        }
-
-        pub(super) fn mutated_confirmed(&self, confirmed: Instant) -> Instant {
-            if self.mutant == Some(Mutant::NeverConfirmTheTable) { Instant::FAR_FUTURE } else { confirmed }
-        }
     }
 }

@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use lbcore::elect::{Bid, LeaseId, Term};
 use proptest::prelude::*;
 
+use lbcore::id::Role;
+
 use super::*;
 
 /// Ways in which the machine could be wrong. Each must be noticed by the properties below.
