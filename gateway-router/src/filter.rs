@@ -20,8 +20,9 @@ use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Uri};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
-use crate::model::{HeaderModifier, Hostname, PathModifier, RedirectScheme, RequestRedirect, UrlRewrite};
-use crate::table::strip_port;
+use crate::model::{
+    HeaderModifier, Hostname, PathModifier, RedirectScheme, RequestRedirect, UrlRewrite, strip_port,
+};
 
 /// Sets, adds and removes headers, in that order.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -18,6 +18,7 @@ pub use self::gateway::{
     AddressKind, AllowedRoutes, FromNamespaces, Gateway, GatewayAddress, GatewayClass, Listener, Protocol,
     RouteKind,
 };
+pub(crate) use self::name::strip_port;
 pub use self::name::{Hostname, HostnameError, HttpPath, HttpPathError};
 pub use self::route::{
     BackendRef, GrantFrom, GrantTo, HeaderMatch, HeaderModifier, HttpRoute, HttpRouteFilter, HttpRouteMatch,

@@ -243,6 +243,14 @@ impl fmt::Display for HttpPathErrorKind {
     }
 }
 
+/// The host without its port. An IPv6 literal keeps its brackets.
+pub(crate) fn strip_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

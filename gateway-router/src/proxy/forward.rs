@@ -19,9 +19,8 @@ use super::pool::{ExchangeError, Upstream};
 use super::{Ingress, Shared, headers};
 use crate::balance::Backend;
 use crate::filter::host_of;
-use crate::model::RedirectScheme;
+use crate::model::{RedirectScheme, strip_port};
 use crate::rule::{Action, RequestFilter, Rule};
-use crate::table::strip_port;
 
 /// Answers one request of `client` that came in for `ingress`.
 pub(super) async fn serve(

@@ -76,7 +76,7 @@ pub use self::build::BuildError;
 use self::condition::Conditions;
 use self::keys::{Boundaries, Keys};
 pub use self::precedence::{Origin, Precedence};
-use crate::model::{Hostname, HttpPath};
+use crate::model::{Hostname, HttpPath, strip_port};
 use crate::rule::Rule;
 
 /// A listener, as far as matching asks.
@@ -413,14 +413,6 @@ impl<T> fmt::Debug for RouteTable<T> {
             .field("entries", &self.entries)
             .field("targets", &self.targets.len())
             .finish()
-    }
-}
-
-/// The host without its port. An IPv6 literal keeps its brackets.
-pub(crate) fn strip_port(host: &str) -> &str {
-    match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-        _ => host,
     }
 }
 
