@@ -4,9 +4,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 
 use super::readiness::{Check, Pace};
+use crate::files::STDIN;
 
 /// What a node is told on its command line.
 #[derive(Args, Clone, Debug)]
@@ -16,7 +18,7 @@ pub struct NodeArgs {
     pub node: String,
 
     /// YAML of MetalLB, Kubernetes and the Gateway API: files or folders; read again when they change
-    #[arg(long, value_name = "PATH", required = true, num_args = 1..)]
+    #[arg(long, value_name = "PATH", required = true, num_args = 1.., value_parser = manifest_path())]
     pub manifests: Vec<PathBuf>,
 
     /// How to tell the network
@@ -141,6 +143,14 @@ pub enum ForwardMode {
     None,
 }
 
+/// The standard input can be read only once.
+fn manifest_path() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(|path| match path.as_os_str() == STDIN {
+        true => Err("a node reads its documents again when they change: write them to a file, and name it"),
+        false => Ok(path),
+    })
+}
+
 /// Reads `50ms`, `1s`, `2m`.
 fn duration(text: &str) -> Result<Duration, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
@@ -192,6 +202,7 @@ mod tests {
     fn what_is_wrong_is_said_with_the_fix() {
         for (line, said) in [
             ("--node n1", "--manifests"),
+            ("--node n1 --manifests a -", "write them to a file"),
             ("--node n1 --manifests a --heartbeat 50", "write 50ms, 1s or 2m"),
             ("--node n1 --manifests a --heartbeat 0s", "no time at all"),
             ("--node n1 --manifests a --seed 192.0.2.1:7946", "--listen-gossip"),
