@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{Args, ValueEnum};
+use lbcore::time::parse_duration;
 
 use super::readiness::{Check, Pace};
 use crate::files::STDIN;
@@ -151,17 +152,9 @@ fn manifest_path() -> impl TypedValueParser<Value = PathBuf> {
     })
 }
 
-/// Reads `50ms`, `1s`, `2m`.
+/// A duration that is not zero.
 fn duration(text: &str) -> Result<Duration, String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let usage = || format!("{text:?} is no duration: write 50ms, 1s or 2m");
-    let count: u64 = text[..digits].parse().map_err(|_| usage())?;
-    let span = match &text[digits..] {
-        "ms" => Duration::from_millis(count),
-        "s" => Duration::from_secs(count),
-        "m" => Duration::from_secs(count.checked_mul(60).ok_or_else(usage)?),
-        _ => return Err(usage()),
-    };
+    let span = parse_duration(text).map_err(|error| error.to_string())?;
     if span.is_zero() { Err(format!("{text:?} is no time at all")) } else { Ok(span) }
 }
 
@@ -203,7 +196,7 @@ mod tests {
         for (line, said) in [
             ("--node n1", "--manifests"),
             ("--node n1 --manifests a -", "write them to a file"),
-            ("--node n1 --manifests a --heartbeat 50", "write 50ms, 1s or 2m"),
+            ("--node n1 --manifests a --heartbeat 50", "write one like 90s, 1m30s or 300ms"),
             ("--node n1 --manifests a --heartbeat 0s", "no time at all"),
             ("--node n1 --manifests a --seed 192.0.2.1:7946", "--listen-gossip"),
             ("--node n1 --manifests a --check ping", "write tcp://HOST:PORT"),
