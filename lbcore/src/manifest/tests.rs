@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::kubernetes::ServiceEndpoints;
 use super::*;
 use crate::addr::Family;
 use crate::allocator::{Families, PoolAllocator};
@@ -536,6 +537,58 @@ fn endpoints_that_terminate_but_serve_count() {
     let nodes = ["ready", "unknown", "terminating"].map(NodeName::from).into();
     assert_eq!(services[&ObjectName::new("default", "web")], Serving { nodes, elsewhere: true });
     assert_eq!(world_of("").endpoints, Endpoints::Everywhere);
+}
+
+#[test]
+fn those_that_terminate_take_traffic_where_none_is_ready() {
+    let (ready, terminating, down) =
+        ("ready: true", "ready: false, serving: true, terminating: true", "ready: false, serving: false");
+    let slice = |name: &str, family: &str, rest: &str, endpoints: &[(&str, &str, &str)]| {
+        let endpoint = |(address, node, conditions): &(&str, &str, &str)| {
+            format!("{{addresses: ['{address}'], nodeName: {node}, conditions: {{{conditions}}}}}, ")
+        };
+        let endpoints: String = endpoints.iter().map(endpoint).collect();
+        format!(
+            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: {name}, labels: \
+             {{kubernetes.io/service-name: web}}}}\naddressType: {family}\n{rest}\nendpoints: [{endpoints}]\n"
+        )
+    };
+    let http = "ports: [{name: http, port: 8080}, {name: all}, {name: udp, port: 5353, protocol: UDP}]";
+    let first = [("10.0.0.1", "n1", ready), ("10.0.0.2", "n2", terminating), ("10.0.0.3", "n3", down)];
+    let second = [("10.0.0.1", "n1", ready), ("10.0.0.9", "n2", "ready: false, terminating: true")];
+    let of_ipv6 = [("fd00::2", "n2", terminating), ("fd00::3", "n3", down)];
+    let metrics = [("10.0.0.1", "n1", down), ("10.0.0.2", "n2", terminating)];
+    let text = slice("a", "IPv4", http, &first)
+        + &slice("b", "IPv4", http, &second)
+        + &slice("c", "IPv6", http, &of_ipv6)
+        + &slice("d", "IPv4", "ports: [{name: metrics, port: 9090}]", &metrics)
+        + &service(
+            "web",
+            "",
+            "ports: [{name: http, port: 80}, {name: metrics, port: 81}, {name: all, port: 82, targetPort: 83}, \
+             {name: udp, port: 53}]",
+        );
+    let (corpus, report) = load(&[&text]);
+    assert_eq!(report.problems, []);
+    let web = ObjectName::new("default", "web");
+    let ports = &corpus.objects().get::<Service>(&web).unwrap().ports;
+    let endpoints = ServiceEndpoints::new(corpus.objects());
+    for (port, node, expected) in [
+        (0, None, &["10.0.0.1:8080", "[fd00::2]:8080"][..]),
+        (0, Some("n1"), &["10.0.0.1:8080"]),
+        (0, Some("n2"), &["10.0.0.2:8080", "10.0.0.9:8080", "[fd00::2]:8080"]),
+        (0, Some("n3"), &[]),
+        (1, None, &["10.0.0.2:9090"]),
+        // A slice that names no number means all: the Service's target it is.
+        (2, None, &["10.0.0.1:83", "[fd00::2]:83"]),
+        // Of another protocol.
+        (3, None, &[]),
+    ] {
+        let node = node.map(NodeName::from);
+        let found = endpoints.addresses(&web, &ports[port], node.as_ref());
+        let found: Vec<_> = found.iter().map(ToString::to_string).collect();
+        assert_eq!(found, expected, "{} on {node:?}", ports[port].name);
+    }
 }
 
 #[test]

@@ -1,10 +1,11 @@
 //! From documents to the [`World`] that is planned for.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::kubernetes::{EXCLUDE, EndpointSlice, FamilyPolicy, Namespace, Node, Service, ServiceType};
+use super::kubernetes::{
+    EXCLUDE, EndpointSlice, FamilyPolicy, Namespace, Node, Service, ServiceEndpoints, ServiceType,
+};
 use super::metallb::{BgpAdvertisement, Communities, IpAddressPool, L2Advertisement};
 use super::{Objects, RequestAnnotations};
 use crate::addr::Family;
@@ -58,20 +59,13 @@ fn endpoints(objects: &Objects) -> Endpoints {
     if objects.count::<EndpointSlice>() == 0 {
         return Endpoints::Everywhere;
     }
-    let mut services: BTreeMap<ObjectName, Serving> = BTreeMap::new();
-    for (_, slice) in objects.iter::<EndpointSlice>() {
-        let Some(service) = &slice.service else { continue };
-        let serving = services.entry(service.clone()).or_default();
-        for endpoint in slice.endpoints.iter().filter(|endpoint| endpoint.serving) {
-            match &endpoint.node {
-                Some(node) => {
-                    serving.nodes.insert(node.clone());
-                }
-                None => serving.elsewhere = true,
-            }
-        }
-    }
-    Endpoints::Of(services)
+    let services = ServiceEndpoints::new(objects);
+    let services = services.nodes().map(|(service, nodes)| {
+        let elsewhere = nodes.contains(&None);
+        let nodes = nodes.into_iter().flatten().cloned().collect();
+        (service.clone(), Serving { nodes, elsewhere })
+    });
+    Endpoints::Of(services.collect())
 }
 
 fn demand(name: &ObjectName, service: &Service, namespace_labels: Labels) -> Demand {
