@@ -448,7 +448,7 @@ fn requirement(field: &Field<'_>) -> Option<Requirement> {
         let key = fields.get("key").required().non_empty();
         let word = fields.get("operator").required().one_of(&WORDS);
         let values_field = fields.get("values");
-        let values = || values_field.distinct_or_empty().into_iter().map(Arc::from).collect();
+        let values = values_field.distinct_or_empty().into_iter().map(Arc::from).collect();
         let operator = match word? {
             Word::In | Word::NotIn if values_field.list().is_empty() => {
                 values_field.problem("needs at least one value with the operators In and NotIn");
@@ -458,8 +458,8 @@ fn requirement(field: &Field<'_>) -> Option<Requirement> {
                 values_field.problem("must be empty with the operators Exists and DoesNotExist: remove it");
                 return None;
             }
-            Word::In => Operator::In(values()),
-            Word::NotIn => Operator::NotIn(values()),
+            Word::In => Operator::In(values),
+            Word::NotIn => Operator::NotIn(values),
             Word::Exists => Operator::Exists,
             Word::DoesNotExist => Operator::DoesNotExist,
         };

@@ -168,12 +168,13 @@ fn service_ports(field: &Field<'_>) -> Vec<ServicePort> {
                 Some(Scalar::Text(name)) => Some(TargetPort::Name(name.into())),
                 Some(_) => target.int(1..=u16::MAX).map(TargetPort::Number),
             };
+            let app_protocol = fields.get("appProtocol").str().map(Arc::from);
             let number = number?;
             Some(ServicePort {
                 name: name.into(),
                 port: Port { protocol, number },
                 target: target.unwrap_or(TargetPort::Number(number)),
-                app_protocol: fields.get("appProtocol").str().map(Arc::from),
+                app_protocol,
             })
         });
         let Some(Some(port)) = port else { continue };
