@@ -471,6 +471,22 @@ fn a_request_that_contradicts_itself_is_the_services_fault_alone() {
             "metallb.io/loadBalancerIPs: 10.0.0.1,10.0.0.2 has two IPv4 addresses: ask for one of each family at most",
         ),
         (
+            "ten,10.0.0.1,eleven,10.0.0.2",
+            "loadBalancerIP: 10.0.0.2",
+            "it asks for addresses by metallb.io/loadBalancerIPs and by spec.loadBalancerIP: remove the latter; \
+             metallb.io/loadBalancerIPs: \"ten\" is no IP address: write one like 192.0.2.1 or 2001:db8::1; \
+             metallb.io/loadBalancerIPs: \"eleven\" is no IP address: write one like 192.0.2.1 or 2001:db8::1; \
+             metallb.io/loadBalancerIPs: ten,10.0.0.1,eleven,10.0.0.2 has two IPv4 addresses: ask for one of each family \
+             at most",
+        ),
+        (
+            "ten",
+            "ipFamilyPolicy: RequireDualStack, clusterIPs: [10.1.2.3]",
+            "metallb.io/loadBalancerIPs: \"ten\" is no IP address: write one like 192.0.2.1 or 2001:db8::1; \
+             ipFamilyPolicy is RequireDualStack, but it has one clusterIP: give the cluster both families, or use \
+             PreferDualStack",
+        ),
+        (
             "",
             "ipFamilyPolicy: RequireDualStack, clusterIPs: [10.1.2.3]",
             "ipFamilyPolicy is RequireDualStack, but it has one clusterIP: give the cluster both families, or use \
@@ -537,6 +553,25 @@ fn endpoints_that_terminate_but_serve_count() {
     let nodes = ["ready", "unknown", "terminating"].map(NodeName::from).into();
     assert_eq!(services[&ObjectName::new("default", "web")], Serving { nodes, elsewhere: true });
     assert_eq!(world_of("").endpoints, Endpoints::Everywhere);
+}
+
+#[test]
+fn one_mistake_hides_no_other() {
+    let ad = "nodeSelectors: [{matchExpressions: [{operator: Inn, values: [a, a]}]}]";
+    let port = "ports: [{port: 0, protocol: TPC, targetPort: 0, appProtocol: 1}]";
+    let found = problems(&(metallb("L2Advertisement", "a", ad) + &service("a", "", port)));
+    for path in [
+        "spec.nodeSelectors[0].matchExpressions[0].key",
+        "spec.nodeSelectors[0].matchExpressions[0].operator",
+        "spec.nodeSelectors[0].matchExpressions[0].values[1]",
+        "spec.ports[0].port",
+        "spec.ports[0].protocol",
+        "spec.ports[0].targetPort",
+        "spec.ports[0].appProtocol",
+    ] {
+        assert!(found.iter().any(|found| found.contains(&format!(": {path}: "))), "{path}\n{found:#?}");
+    }
+    assert_eq!(found.len(), 7, "{found:#?}");
 }
 
 #[test]
