@@ -206,7 +206,8 @@ fn read_peer(object: &Object<'_>, spec: &Mapping<'_>, old: bool) -> Option<BgpPe
     let remote_as = read_remote_as(spec, old);
     let local_as = new("localASN").and_then(|field| field.int(1..=u32::MAX));
     let address = read_address(spec, old, &mut lacks);
-    let source = spec.get("sourceAddress");
+    let source_field = spec.get("sourceAddress");
+    let source = source_field.address();
     let router_id = spec.get("routerID").parse::<Ipv4Addr>();
     let port = spec.get("peerPort").int(u16::from(!old)..=16384).filter(|port| *port != 0);
     let (hold, keepalive) = read_timers(spec);
@@ -262,24 +263,34 @@ fn read_peer(object: &Object<'_>, spec: &Mapping<'_>, old: bool) -> Option<BgpPe
         field.problem("contradicts dualStackAddressFamily: remove one of the two");
     }
 
-    let (my_as, remote_as, address) = (my_as?, remote_as?, address?);
+    let mut is_sound = true;
+    if let (Some(source), Some(address)) = (source, address)
+        && Family::of(source) != Family::of(address)
+    {
+        source_field.problem("is not of the family of peerAddress: give one that is");
+        is_sound = false;
+    }
+    let (my_as, remote_as) = (my_as?, remote_as?);
     let local_as = local_as.unwrap_or(my_as);
+    if multihop && remote_as.peering(local_as) == crate::wire::Peering::Internal {
+        multihop_field.problem("is for peers of another AS, and this one is of ours: remove it");
+        is_sound = false;
+    }
+    let address = address?;
     let name = PeerName::new(&*object.name.name);
     let mut config = PeerConfig::new(name, address, remote_as);
     config.local_as = Some(local_as);
     config.router_id = router_id;
-    config.source = source.address();
+    config.source = source;
     config.port = port.unwrap_or(PORT);
     config.hold_time = hold;
     config.keepalive_time = keepalive;
     config.connect_retry = connect_retry.unwrap_or(config.connect_retry);
     config.multihop = multihop;
     config.families = if dual { Families::ALL } else { Families::only(Family::of(address)) };
-    if multihop && remote_as.peering(local_as) == crate::wire::Peering::Internal {
-        multihop_field.problem("is for peers of another AS, and this one is of ours: remove it");
-    } else if config.source.is_some_and(|source| Family::of(source) != Family::of(address)) {
-        source.problem("is not of the family of peerAddress: give one that is");
-    } else if !lacks.contains(&Lack::Interface)
+    // It would say the same once more.
+    if is_sound
+        && !lacks.contains(&Lack::Interface)
         && let Err(error) = validate_peers(my_as, std::slice::from_ref(&config))
     {
         object.problem(error);
@@ -293,18 +304,19 @@ fn read_remote_as(spec: &Mapping<'_>, old: bool) -> Option<RemoteAs> {
         return number.required().int(1..=u32::MAX).map(RemoteAs::Number);
     }
     // A zero is how Kubernetes writes that there is none.
-    let zero = number.is_present() && number.int(0..=u32::MAX) == Some(0);
+    let value = number.int(0..=u32::MAX);
+    let zero = value == Some(0);
     let dynamic = spec.get("dynamicASN");
     match (number.is_present() && !zero, dynamic.str().is_some_and(|word| !word.is_empty())) {
         (true, true) => {
             dynamic.problem("there is a peerASN as well: keep one of them");
-            None
+            value.map(RemoteAs::Number)
         }
         (false, false) => {
             spec.problem("needs one of peerASN and dynamicASN: add it");
             None
         }
-        (true, false) => number.int(1..=u32::MAX).map(RemoteAs::Number),
+        (true, false) => value.map(RemoteAs::Number),
         (false, true) => {
             dynamic.one_of(&[("internal", RemoteAs::Internal), ("external", RemoteAs::External)])
         }
@@ -320,7 +332,7 @@ fn read_address(spec: &Mapping<'_>, old: bool, lacks: &mut Vec<Lack>) -> Option<
     match (has(&address), has(&interface)) {
         (true, true) => {
             interface.problem("there is a peerAddress as well: keep one of them");
-            None
+            address.address()
         }
         (false, false) => {
             spec.problem("needs one of peerAddress and interface: add it");

@@ -234,6 +234,62 @@ fn civil_of_days(days: i64) -> (i64, i64, i64) {
     (era * 400 + year_of_era + i64::from(month <= 2), month, day)
 }
 
+/// Reads a duration as Go writes it, and so Kubernetes: decimal numbers, each with its unit, as `1h30m`, `1.5s` or
+/// `300ms`. The units are `h`, `m`, `s`, `ms`, `us` (or `µs`) and `ns`; `0` needs none. What is less than a nanosecond
+/// is cut off.
+///
+/// # Errors
+/// What is none, is negative, or is longer than about 584 years.
+pub fn parse_duration(text: &str) -> Result<Duration, DurationError> {
+    read_duration(text).ok_or_else(|| DurationError { text: text.to_owned() })
+}
+
+/// A text is no duration: see [`parse_duration`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is no duration: write one like 90s, 1m30s or 300ms")]
+pub struct DurationError {
+    text: String,
+}
+
+fn read_duration(text: &str) -> Option<Duration> {
+    let mut rest = text.strip_prefix('+').unwrap_or(text);
+    if rest == "0" {
+        return Some(Duration::ZERO);
+    }
+    if rest.is_empty() {
+        return None;
+    }
+    let mut total: u64 = 0;
+    while !rest.is_empty() {
+        let digits = rest.bytes().take_while(|b| b.is_ascii_digit() || *b == b'.').count();
+        let (number, tail) = rest.split_at(digits);
+        let unit = tail.bytes().take_while(|b| !b.is_ascii_digit() && *b != b'.').count();
+        let (unit, tail) = tail.split_at_checked(unit)?;
+        let nanos: u64 = match unit {
+            "ns" => 1,
+            "us" | "µs" | "μs" => 1_000,
+            "ms" => 1_000_000,
+            "s" => 1_000_000_000,
+            "m" => 60_000_000_000,
+            "h" => 3_600_000_000_000,
+            _ => return None,
+        };
+        let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+        if (whole.is_empty() && fraction.is_empty()) || fraction.contains('.') {
+            return None;
+        }
+        let whole: u64 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
+        total = total.checked_add(whole.checked_mul(nanos)?)?;
+        let mut place = nanos;
+        for digit in fraction.bytes() {
+            place /= 10;
+            total = total.checked_add(place * u64::from(digit - b'0'))?;
+        }
+        rest = tail;
+    }
+    Some(Duration::from_nanos(total))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -288,5 +344,35 @@ mod tests {
             Instant::from_millis(9).saturating_since(Instant::from_millis(5)),
             Duration::from_millis(4)
         );
+    }
+
+    #[test]
+    fn durations_are_read_as_go_writes_them() {
+        for (text, expected) in [
+            ("90s", Some(90_000)),
+            ("1m30s", Some(90_000)),
+            ("1h", Some(3_600_000)),
+            ("1.5s", Some(1_500)),
+            ("300ms", Some(300)),
+            ("1.0625m", Some(63_750)),
+            ("0.0000000000001h", Some(0)),
+            ("0.00100000000000000000000000000009s", Some(1)),
+            ("2000us1µs999000ns", Some(3)),
+            (".5s", Some(500)),
+            ("0", Some(0)),
+            ("0s", Some(0)),
+            ("90", None),
+            ("s", None),
+            ("", None),
+            ("-1s", None),
+            ("1d", None),
+            ("1.2.3s", None),
+            ("1.é", None),
+            ("18446744073709551615m", None),
+            ("18446744073s1s", None),
+            ("99999999999999999999h", None),
+        ] {
+            assert_eq!(parse_duration(text).ok(), expected.map(Duration::from_millis), "{text}");
+        }
     }
 }

@@ -187,6 +187,58 @@ fn what_is_wrong_is_told_with_its_place() {
 }
 
 #[test]
+fn one_mistake_hides_no_other() {
+    for (fields, expected) in [
+        (
+            "peerASN: 0
+             peerAddress: tor
+             sourceAddress: here
+             vrf: 1",
+            &[
+                "5: spec.myASN: is missing",
+                "5: spec: needs one of peerASN and dynamicASN",
+                "6: spec.peerAddress: \"tor\" is no IP",
+                "7: spec.sourceAddress: \"here\" is no IP",
+                "8: spec.vrf: must be text",
+            ][..],
+        ),
+        (
+            "myASN: 1
+             peerASN: 1
+             peerAddress: 192.0.2.1
+             sourceAddress: 2001:db8::9
+             ebgpMultiHop: true",
+            &[
+                "8: spec.sourceAddress: is not of the family",
+                "9: spec.ebgpMultiHop: is for peers of another AS",
+            ],
+        ),
+        (
+            "myASN: 1
+             peerASN: -1
+             dynamicASN: external
+             peerAddress: tor
+             interface: eth0",
+            &[
+                "6: spec.peerASN: must be a whole number",
+                "8: spec.peerAddress: \"tor\" is no IP",
+                "9: spec.interface: there is a peerAddress as well",
+                "7: spec.dynamicASN: there is a peerASN as well",
+            ],
+        ),
+    ] {
+        let found = problems(&[peer("tor", "v1beta2", fields)]);
+        for expected in expected {
+            let (line, said) = expected.split_once(": ").unwrap();
+            let place = format!("peers.yaml:{line} ");
+            let is_told = |found: &String| found.starts_with(&place) && found.contains(said);
+            assert!(found.iter().any(is_told), "{expected}\n{found:#?}");
+        }
+        assert_eq!(found.len(), expected.len(), "{found:#?}");
+    }
+}
+
+#[test]
 fn two_peers_that_are_the_same_are_told() {
     let twin = peer("twin", "v1beta2", BASE);
     let found = problems(&[peer("tor", "v1beta2", BASE), twin.clone()]);

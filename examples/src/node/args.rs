@@ -4,9 +4,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{Args, ValueEnum};
+use lbcore::time::parse_duration;
 
 use super::readiness::{Check, Pace};
+use crate::files::STDIN;
 
 /// What a node is told on its command line.
 #[derive(Args, Clone, Debug)]
@@ -16,7 +19,7 @@ pub struct NodeArgs {
     pub node: String,
 
     /// YAML of MetalLB, Kubernetes and the Gateway API: files or folders; read again when they change
-    #[arg(long, value_name = "PATH", required = true, num_args = 1..)]
+    #[arg(long, value_name = "PATH", required = true, num_args = 1.., value_parser = manifest_path())]
     pub manifests: Vec<PathBuf>,
 
     /// How to tell the network
@@ -141,17 +144,17 @@ pub enum ForwardMode {
     None,
 }
 
-/// Reads `50ms`, `1s`, `2m`.
+/// The standard input can be read only once.
+fn manifest_path() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(|path| match path.as_os_str() == STDIN {
+        true => Err("a node reads its documents again when they change: write them to a file, and name it"),
+        false => Ok(path),
+    })
+}
+
+/// A duration that is not zero.
 fn duration(text: &str) -> Result<Duration, String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let usage = || format!("{text:?} is no duration: write 50ms, 1s or 2m");
-    let count: u64 = text[..digits].parse().map_err(|_| usage())?;
-    let span = match &text[digits..] {
-        "ms" => Duration::from_millis(count),
-        "s" => Duration::from_secs(count),
-        "m" => Duration::from_secs(count.checked_mul(60).ok_or_else(usage)?),
-        _ => return Err(usage()),
-    };
+    let span = parse_duration(text).map_err(|error| error.to_string())?;
     if span.is_zero() { Err(format!("{text:?} is no time at all")) } else { Ok(span) }
 }
 
@@ -192,7 +195,8 @@ mod tests {
     fn what_is_wrong_is_said_with_the_fix() {
         for (line, said) in [
             ("--node n1", "--manifests"),
-            ("--node n1 --manifests a --heartbeat 50", "write 50ms, 1s or 2m"),
+            ("--node n1 --manifests a -", "write them to a file"),
+            ("--node n1 --manifests a --heartbeat 50", "write one like 90s, 1m30s or 300ms"),
             ("--node n1 --manifests a --heartbeat 0s", "no time at all"),
             ("--node n1 --manifests a --seed 192.0.2.1:7946", "--listen-gossip"),
             ("--node n1 --manifests a --check ping", "write tcp://HOST:PORT"),

@@ -210,7 +210,7 @@ async fn run(args: &NodeArgs) -> Result<(), NodeError> {
             error = electing.failed() => break Err(error),
             error = serving.failed() => break Err(error),
             _ = looks.tick() => {
-                if controller.manifests().changed() {
+                if controller.manifests().look() {
                     controller.reload().await;
                 }
                 controller.retry().await;

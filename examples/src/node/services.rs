@@ -1,13 +1,10 @@
 //! From Services and EndpointSlices to what is forwarded: pure functions.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
-
 use lbcore::addr::Family;
 use lbcore::allocator::Protocol;
-use lbcore::id::{NodeName, ObjectName, OwnerKey};
-use lbcore::manifest::kubernetes::ServicePort;
-use lbcore::manifest::{EndpointSlice, Objects, Service};
+use lbcore::id::{NodeName, OwnerKey};
+use lbcore::manifest::kubernetes::ServiceEndpoints;
+use lbcore::manifest::{Objects, Service};
 use lbcore::plan::{Allocations, TrafficPolicy};
 
 use super::forward::{Forwarding, Frontend};
@@ -20,7 +17,7 @@ pub fn forwarding(
 ) -> (Forwarding, Vec<(OwnerKey, String)>) {
     let mut forwarding = Forwarding::new();
     let mut refused = Vec::new();
-    let slices = Slices::new(objects);
+    let endpoints = ServiceEndpoints::new(objects);
     for (owner, grant) in &allocations.grants {
         let (OwnerKey::Service(name), Some(allocation)) = (owner, &grant.allocation) else { continue };
         let Some(service) = objects.get::<Service>(name) else { continue };
@@ -31,7 +28,7 @@ pub fn forwarding(
                 continue;
             }
             let local_to = (service.traffic == TrafficPolicy::Local).then_some(me);
-            let ends = slices.endpoints(name, port, local_to);
+            let ends = endpoints.addresses(name, port, local_to);
             for address in &allocation.addresses {
                 let frontend =
                     Frontend { address: *address, protocol: port.port.protocol, port: port.port.number };
@@ -42,49 +39,6 @@ pub fn forwarding(
         }
     }
     (forwarding, refused)
-}
-
-/// The EndpointSlices, by the Service that they belong to.
-#[derive(Debug)]
-pub struct Slices<'o>(BTreeMap<&'o ObjectName, Vec<&'o EndpointSlice>>);
-
-impl<'o> Slices<'o> {
-    /// Those of `objects`.
-    pub fn new(objects: &'o Objects) -> Self {
-        let mut slices: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for (_, slice) in objects.iter::<EndpointSlice>() {
-            if let Some(service) = &slice.service {
-                slices.entry(service).or_default().push(slice);
-            }
-        }
-        Self(slices)
-    }
-
-    /// The serving endpoints of `port` of `service`, in order; only those on the node `local_to` if it is given.
-    pub fn endpoints(
-        &self,
-        service: &ObjectName,
-        port: &ServicePort,
-        local_to: Option<&NodeName>,
-    ) -> BTreeSet<SocketAddr> {
-        let mut found = BTreeSet::new();
-        for slice in self.0.get(service).into_iter().flatten() {
-            let serving = slice.endpoints.iter().filter(|end| end.serving);
-            for end in serving.filter(|end| local_to.is_none_or(|node| end.node.as_ref() == Some(node))) {
-                // All addresses of an endpoint lead to the same place: the first is enough.
-                let Some(address) = end.addresses.first() else { continue };
-                let same = slice
-                    .ports
-                    .iter()
-                    .filter(|own| own.name == port.name && own.port.protocol == port.port.protocol);
-                // A slice that names no number serves the Service's own.
-                let numbers =
-                    same.map(|own| if own.port.number == 0 { port.port.number } else { own.port.number });
-                found.extend(numbers.map(|number| SocketAddr::new(*address, number)));
-            }
-        }
-        found
-    }
 }
 
 #[cfg(test)]

@@ -33,14 +33,19 @@ impl Kind for GatewayClass {
         object.spec().required().mapping(|spec| {
             spec.ignore(&["description"]);
             let controller = spec.get("controllerName").required();
-            let name = controller.non_empty()?;
-            if !name.split_once('/').is_some_and(|(domain, path)| domain.contains('.') && !path.is_empty()) {
+            let name = controller.non_empty();
+            if let Some(name) = name
+                && !name
+                    .split_once('/')
+                    .is_some_and(|(domain, path)| domain.contains('.') && !path.is_empty())
+            {
                 controller
                     .problem(format!("{name:?} is no controller: write DOMAIN/PATH, as example.com/gateway"));
             }
-            let mut class = Self::new(&object.name.name, name);
+            let unsupported = unsupported(spec, &["parametersRef"]);
+            let mut class = Self::new(&object.name.name, name?);
             class.created = object.created;
-            class.unsupported = unsupported(spec, &["parametersRef"]);
+            class.unsupported = unsupported;
             Some(class)
         })?
     }
@@ -84,9 +89,8 @@ impl Kind for GatewayDocument {
             let listeners = listeners(&spec.get("listeners").required());
             let addresses = spec.get("addresses");
             bounded(&addresses, 16);
-            let mut gateway = Gateway::new(metadata(object), class?, listeners);
-            gateway.addresses = addresses.list().iter().filter_map(address).collect();
-            gateway.unsupported = unsupported(spec, &["tls", "defaultScope"]);
+            let addresses = addresses.list().iter().filter_map(address).collect();
+            let mut unsupported = unsupported(spec, &["tls", "defaultScope"]);
             if spec.get("allowedListeners").is_present() {
                 spec.get("allowedListeners").notice("is not supported: no ListenerSet is read");
             }
@@ -94,9 +98,12 @@ impl Kind for GatewayDocument {
             spec.get("infrastructure").mapping(|infrastructure| {
                 infrastructure.ignore(&["labels", "annotations"]);
                 if infrastructure.get("parametersRef").is_present() {
-                    gateway.unsupported.push("infrastructure.parametersRef".into());
+                    unsupported.push("infrastructure.parametersRef".into());
                 }
             });
+            let mut gateway = Gateway::new(metadata(object), class?, listeners);
+            gateway.addresses = addresses;
+            gateway.unsupported = unsupported;
             Some(Self {
                 gateway,
                 labels: object.labels.clone(),
@@ -157,13 +164,14 @@ fn listener(fields: &Mapping<'_>) -> Option<Listener> {
     let hostname = if hostname.str() == Some("") { None } else { hostname.parse() };
     let allowed = fields.get("allowedRoutes").mapping(allowed_routes).unwrap_or_default();
     let tls = fields.get("tls");
-    let mut listener = Listener::http(name?, port?);
-    listener.protocol = Protocol::new(name_of_protocol?);
-    listener.hostname = hostname;
-    listener.allowed_routes = allowed;
-    if tls.is_present() && listener.protocol == Protocol::Http {
+    let protocol = name_of_protocol.map(Protocol::new);
+    if tls.is_present() && protocol == Some(Protocol::Http) {
         tls.problem("does not go with protocol HTTP: remove it, or write HTTPS");
     }
+    let mut listener = Listener::http(name?, port?);
+    listener.protocol = protocol?;
+    listener.hostname = hostname;
+    listener.allowed_routes = allowed;
     Some(listener)
 }
 

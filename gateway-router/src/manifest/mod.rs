@@ -35,16 +35,14 @@ mod route;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use lbcore::addr::Family;
 use lbcore::allocator::{AllocError, Families, Port, Protocol};
 use lbcore::id::{ObjectName, OwnerKey};
-use lbcore::manifest::kubernetes::TargetPort;
-use lbcore::manifest::{
-    EndpointSlice, Field, Findings, Kinds, Mapping, Namespace, ObjectId, Objects, Service, ask,
-};
+use lbcore::manifest::kubernetes::ServiceEndpoints;
+use lbcore::manifest::{Field, Findings, Kinds, Mapping, Namespace, ObjectId, Objects, Service, ask};
 use lbcore::plan::Demand;
 
 pub use self::gateway::GatewayDocument;
@@ -95,46 +93,16 @@ pub fn resources(
 
 /// All Services with the endpoints of their EndpointSlices, whatever their type.
 pub fn backends(objects: &Objects) -> Backends {
-    let mut slices: BTreeMap<&ObjectName, Vec<&EndpointSlice>> = BTreeMap::new();
-    for (_, slice) in objects.iter::<EndpointSlice>() {
-        if let Some(service) = &slice.service {
-            slices.entry(service).or_default().push(slice);
-        }
-    }
+    let endpoints = ServiceEndpoints::new(objects);
     let mut backends = Backends::new();
     for (name, service) in objects.iter::<Service>() {
         for port in service.ports.iter().filter(|port| port.port.protocol == Protocol::Tcp) {
-            let slices = slices.get(name).map_or(&[][..], |slices| slices);
-            let mut spec = ServicePortSpec::new(slices.iter().flat_map(|slice| endpoints(slice, port)));
-            // One endpoint may be in two slices for a moment.
-            spec.endpoints.sort_unstable();
-            spec.endpoints.dedup();
+            let mut spec = ServicePortSpec::new(endpoints.addresses(name, port, None));
             spec.app_protocol.clone_from(&port.app_protocol);
             backends.insert(ServicePort::new(name.clone(), port.port.number), spec);
         }
     }
     backends
-}
-
-/// Where `slice` says that `port` is served.
-fn endpoints(slice: &EndpointSlice, port: &lbcore::manifest::kubernetes::ServicePort) -> Vec<SocketAddr> {
-    let target = slice
-        .ports
-        .iter()
-        .find(|other| other.name == port.name && other.port.protocol == port.port.protocol)
-        .map(|other| other.port.number);
-    let target = match (target, &port.target) {
-        // Every port of the endpoints.
-        (Some(0), TargetPort::Number(number)) => *number,
-        (Some(number), _) if number > 0 => number,
-        _ => return Vec::new(),
-    };
-    let serving = slice.endpoints.iter().filter(|endpoint| endpoint.serving);
-    // All addresses of an endpoint lead to the same place.
-    serving
-        .filter_map(|endpoint| endpoint.addresses.first())
-        .map(|address| SocketAddr::new(*address, target))
-        .collect()
 }
 
 /// What the Gateways of `controller_name` ask the allocator for: the addresses in their specs, or those that MetalLB's

@@ -195,18 +195,32 @@ const FILTERS: [(&str, &str); 8] = [
 ];
 
 fn filter(fields: &Mapping<'_>) -> Option<HttpRouteFilter> {
-    let kind = fields.get("type").required().one_of(&FILTERS.map(|(kind, field)| (kind, (kind, field))));
-    for (_, name) in FILTERS {
-        let field = fields.get(name);
-        if let Some((kind, own)) = kind
-            && field.is_present()
-            && name != own
-        {
-            field.problem(format!("does not go with type {kind}: remove it"));
+    let chosen = fields.get("type").required().one_of(&FILTERS.map(|(kind, _)| (kind, kind)));
+    let mut filter = None;
+    for (kind, name) in FILTERS {
+        let field = of_type(kind, fields.get(name), chosen);
+        // Read even if it is of another type, for what else is wrong.
+        let read = filter_of(kind, &field);
+        if chosen == Some(kind) {
+            filter = read;
         }
     }
-    let (kind, name) = kind?;
-    let content = fields.get(name).required();
+    filter
+}
+
+/// The field that goes with the type `kind`, which must be there if that is chosen, and not if another is.
+fn of_type<'d>(kind: &str, field: Field<'d>, chosen: Option<&str>) -> Field<'d> {
+    match chosen {
+        Some(chosen) if chosen == kind => return field.required(),
+        Some(chosen) if field.is_present() => {
+            field.problem(format!("does not go with type {chosen}: remove it"));
+        }
+        _ => {}
+    }
+    field
+}
+
+fn filter_of(kind: &str, content: &Field<'_>) -> Option<HttpRouteFilter> {
     match kind {
         "RequestHeaderModifier" => content.mapping(modifier).map(HttpRouteFilter::RequestHeaderModifier),
         "ResponseHeaderModifier" => content.mapping(modifier).map(HttpRouteFilter::ResponseHeaderModifier),
@@ -276,25 +290,20 @@ fn redirect(fields: &Mapping<'_>) -> RequestRedirect {
 }
 
 fn path_modifier(fields: &Mapping<'_>) -> Option<PathModifier> {
-    const TYPES: [(&str, &str); 2] =
-        [("ReplaceFullPath", "replaceFullPath"), ("ReplacePrefixMatch", "replacePrefixMatch")];
-    let kind = fields.get("type").required().one_of(&TYPES.map(|(kind, field)| (kind, (kind, field))));
-    for (_, name) in TYPES {
-        let field = fields.get(name);
-        if let Some((kind, own)) = kind
-            && field.is_present()
-            && name != own
-        {
-            field.problem(format!("does not go with type {kind}: remove it"));
+    type New = fn(Arc<str>) -> PathModifier;
+    const TYPES: [(&str, &str, New); 2] = [
+        ("ReplaceFullPath", "replaceFullPath", PathModifier::ReplaceFullPath),
+        ("ReplacePrefixMatch", "replacePrefixMatch", PathModifier::ReplacePrefixMatch),
+    ];
+    let chosen = fields.get("type").required().one_of(&TYPES.map(|(kind, ..)| (kind, kind)));
+    let mut modifier = None;
+    for (kind, name, new) in TYPES {
+        let text = of_type(kind, fields.get(name), chosen).str();
+        if chosen == Some(kind) {
+            modifier = text.map(|text| new(text.into()));
         }
     }
-    let (_, name) = kind?;
-    let text = fields.get(name).required().str()?.into();
-    Some(if name == "replaceFullPath" {
-        PathModifier::ReplaceFullPath(text)
-    } else {
-        PathModifier::ReplacePrefixMatch(text)
-    })
+    modifier
 }
 
 /// A hostname without wildcard.

@@ -293,6 +293,53 @@ fn problems_name_the_field_and_the_fix() {
 }
 
 #[test]
+fn one_mistake_hides_no_other() {
+    let cases: &[(String, &[&str])] = &[
+        (
+            document("GatewayClass", "{parametersRef: {}, more: 1}"),
+            &[
+                "spec.controllerName: is missing: add it",
+                "spec.more: unknown field: remove it, or use one of",
+            ],
+        ),
+        (
+            document(
+                "Gateway",
+                "{listeners: [{port: 0, protocol: HTTP, tls: {}}], addresses: [{value: ten}], tls: {}, \
+                 infrastructure: {labels: {}, more: 1}}",
+            ),
+            &[
+                "spec.addresses[0].value: \"ten\" is no IP address",
+                "spec.gatewayClassName: is missing: add it",
+                "spec.infrastructure.more: unknown field",
+                "spec.listeners[0].name: is missing: add it",
+                "spec.listeners[0].port: must be a whole number from 1 to 65535, not 0",
+                "spec.listeners[0].tls: does not go with protocol HTTP",
+            ],
+        ),
+        (
+            route(
+                "{rules: [{filters: [{type: Rewrite, urlRewrite: {hostname: A, path: {type: Full, replaceFullPath: 1}}}, \
+                 {requestHeaderModifier: {remove: [a b]}}]}]}",
+            ),
+            &[
+                "spec.rules[0].filters[0].type: \"Rewrite\" is not known here",
+                "spec.rules[0].filters[0].urlRewrite.hostname: \"A\" is no hostname",
+                "spec.rules[0].filters[0].urlRewrite.path.replaceFullPath: must be text",
+                "spec.rules[0].filters[0].urlRewrite.path.type: \"Full\" is not known here",
+                "spec.rules[0].filters[1].requestHeaderModifier.remove[0]: \"a b\" is no header name",
+                "spec.rules[0].filters[1].type: is missing: add it",
+            ],
+        ),
+    ];
+    for (text, expected) in cases {
+        let found = problems(text);
+        let fits = found.iter().zip(*expected).all(|(found, expected)| found.contains(expected));
+        assert!(fits && found.len() == expected.len(), "{text}\n{found:#?}");
+    }
+}
+
+#[test]
 fn what_is_not_done_is_read_and_answered_with_a_condition() {
     let text = route(
         "{rules: [{timeouts: {request: 1s}, retry: {attempts: 2}}, {filters: [{type: CORS, cors: {allowOrigins: ['*']}}]}], useDefaultGateways: All}",

@@ -77,12 +77,13 @@ impl Corpus {
         for file in files {
             loading.file(file);
         }
-        let Loading { candidates, torn, mut problems, mut notices, unread, .. } = loading;
+        let Loading { candidates, nameless, mut problems, mut notices, unread, .. } = loading;
         notices.extend(unread.into_values().map(Unread::into_notice));
 
         let chosen = choose(candidates, &self.objects, &mut problems);
         let mut kept = BTreeSet::new();
-        let mut next = Objects { complete: torn.is_empty(), ..Objects::default() };
+        let unknown = nameless.iter().map(|nameless| nameless.kind).collect();
+        let mut next = Objects { unknown, ..Objects::default() };
         for (id, candidate) in &chosen {
             next.declared.insert(id.clone());
             let previous = self.objects.stored(id);
@@ -102,7 +103,11 @@ impl Corpus {
             next.insert(id.clone(), stored);
         }
         for (id, previous) in self.objects.all() {
-            if torn.iter().any(|torn| holds(torn, &previous.place.file)) && !next.declared.contains(&id) {
+            let may_be = |nameless: &Nameless| {
+                nameless.kind.is_none_or(|kind| kind == (id.group, id.kind))
+                    && holds(&nameless.file, &previous.place.file)
+            };
+            if !next.declared.contains(&id) && nameless.iter().any(may_be) {
                 kept.insert(id.clone());
                 next.declared.insert(id.clone());
                 next.insert(id, Stored { fresh: false, ..previous.clone() });
@@ -194,12 +199,15 @@ fn choose(
 /// The valid objects of a [`Corpus`], by kind.
 #[derive(Clone, Debug, Default)]
 pub struct Objects {
-    by_kind: BTreeMap<(&'static str, &'static str), BTreeMap<ObjectName, Stored>>,
+    by_kind: BTreeMap<KindName, BTreeMap<ObjectName, Stored>>,
     /// Every object that has a document, valid or not.
     declared: BTreeSet<ObjectId>,
-    /// Whether every document could be told what it is.
-    complete: bool,
+    /// The kinds of documents that do not say which object they are; `None` for one that does not say its kind.
+    unknown: BTreeSet<Option<KindName>>,
 }
+
+/// Group and kind.
+type KindName = (&'static str, &'static str);
 
 #[derive(Clone, Debug)]
 struct Stored {
@@ -234,25 +242,26 @@ impl Objects {
     }
 
     /// Whether there may be an object of kind `K` with this name: it has a document, even an invalid one, or
-    /// some document could not be told what it is. For rules about references, so that one typo gives one
-    /// problem.
+    /// some document that may be of this kind does not say which object it is. For rules about references, so
+    /// that one typo gives one problem.
     pub fn may_exist<K: Kind>(&self, name: &ObjectName) -> bool {
-        !self.complete || self.declared.contains(&ObjectId::of::<K>(name.clone()))
+        self.has_unknown::<K>() || self.declared.contains(&ObjectId::of::<K>(name.clone()))
     }
 
     /// The same for kinds whose objects are named without their namespace.
     pub fn may_exist_anywhere<K: Kind>(&self, name: &str) -> bool {
-        !self.complete
+        self.has_unknown::<K>()
             || self
                 .declared
                 .iter()
                 .any(|id| id.group == K::GROUP && id.kind == K::KIND && &*id.name.name == name)
     }
 
-    /// Whether every document of kind `K` is valid, and every document could be told what it is.
+    /// Whether every document of kind `K` is valid, and every document that may be of this kind says which object
+    /// it is.
     pub fn all_valid<K: Kind>(&self) -> bool {
         let declared = self.declared.iter().filter(|id| id.group == K::GROUP && id.kind == K::KIND);
-        self.complete && declared.into_iter().all(|id| self.stored(id).is_some())
+        !self.has_unknown::<K>() && declared.into_iter().all(|id| self.stored(id).is_some())
     }
 
     /// Which of two objects that contradict each other is to blame: the one that changed since the last load,
@@ -260,6 +269,10 @@ impl Objects {
     pub fn to_blame<'i>(&self, a: &'i ObjectId, b: &'i ObjectId) -> &'i ObjectId {
         let rank = |id: &ObjectId| self.stored(id).map(|stored| (stored.fresh, stored.order));
         if rank(a) > rank(b) { a } else { b }
+    }
+
+    fn has_unknown<K: Kind>(&self) -> bool {
+        self.unknown.contains(&None) || self.unknown.contains(&Some((K::GROUP, K::KIND)))
     }
 
     fn stored(&self, id: &ObjectId) -> Option<&Stored> {
@@ -346,6 +359,15 @@ struct Candidate {
     base: String,
 }
 
+/// That a file, or one in a folder, has a document that does not say which object it is: any that was read from there
+/// may be meant.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Nameless {
+    file: Arc<str>,
+    /// Its kind, if it says that.
+    kind: Option<KindName>,
+}
+
 /// Documents of one kind that are passed over.
 #[derive(Debug)]
 struct Unread {
@@ -370,8 +392,7 @@ impl Unread {
 struct Loading<'k> {
     kinds: &'k Kinds,
     candidates: Vec<Candidate>,
-    /// The files with a document that could not be told what it is.
-    torn: BTreeSet<Arc<str>>,
+    nameless: BTreeSet<Nameless>,
     problems: Vec<Problem>,
     notices: Vec<Notice>,
     unread: BTreeMap<(String, String), Unread>,
@@ -382,7 +403,7 @@ impl<'k> Loading<'k> {
         Self {
             kinds,
             candidates: Vec::new(),
-            torn: BTreeSet::new(),
+            nameless: BTreeSet::new(),
             problems: Vec::new(),
             notices: Vec::new(),
             unread: BTreeMap::new(),
@@ -399,13 +420,13 @@ impl<'k> Loading<'k> {
         let text = match &file.text {
             Ok(text) if text.len() <= MAX_FILE_BYTES => text,
             Ok(text) => {
-                self.torn.insert(file.name.clone());
+                self.nameless(&file.name, None);
                 self.problems
                     .push(whole(format!("has {} bytes, more than {MAX_FILE_BYTES}: split it", text.len())));
                 return;
             }
             Err(why) => {
-                self.torn.insert(file.name.clone());
+                self.nameless(&file.name, None);
                 self.problems.push(whole(format!("cannot be read: {why}")));
                 return;
             }
@@ -422,7 +443,7 @@ impl<'k> Loading<'k> {
                     self.node(document.root, String::new(), None, &sink, flawed);
                 }
                 Err(flaw) => {
-                    self.torn.insert(file.name.clone());
+                    self.nameless(&file.name, None);
                     sink.problem(flaw.line, flaw.path, flaw.message);
                 }
             }
@@ -433,13 +454,13 @@ impl<'k> Loading<'k> {
 
     /// One object, or a list of them. `implied` is the version and kind of the items of a `ServiceList`.
     fn node(&mut self, root: Node, base: String, implied: Option<(&str, &str)>, sink: &Sink, flawed: bool) {
-        let torn = |this: &mut Self, line, path: &str, message: String| {
-            this.torn.insert(sink.file.clone());
+        let nameless = |this: &mut Self, line, path: &str, message: String| {
+            this.nameless(&sink.file, None);
             sink.problem(line, path, message);
         };
         if !matches!(root.value, Value::Map(_)) {
             let message = "is no Kubernetes object: it needs apiVersion, kind and metadata".to_owned();
-            return torn(self, root.line, &base, message);
+            return nameless(self, root.line, &base, message);
         }
         let header = |name| root.get(name).and_then(Node::text);
         let implied_or = |name, implied: Option<&str>| header(name).or(implied).map(str::to_owned);
@@ -451,7 +472,7 @@ impl<'k> Loading<'k> {
                 .filter_map(|(name, value)| value.is_none().then_some(name))
                 .collect();
             let message = format!("is no Kubernetes object: add {}", list(&missing));
-            return torn(self, root.line, &base, message);
+            return nameless(self, root.line, &base, message);
         };
         let (group, version) = api_version.rsplit_once('/').unwrap_or(("", api_version));
 
@@ -471,7 +492,7 @@ impl<'k> Loading<'k> {
                     }
                 }
                 Some(node) if node.is_null() => {}
-                _ => torn(self, 0, &join(&base, "items"), "must be a list".to_owned()),
+                _ => nameless(self, 0, &join(&base, "items"), "must be a list".to_owned()),
             }
             return;
         }
@@ -485,9 +506,13 @@ impl<'k> Loading<'k> {
                     Some(name) => format!("{group} has no kind {kind}: did you mean {name}?"),
                     None => format!("{group} has no kind {kind}: it has {}", list(&known)),
                 };
-                torn(self, line, &join(&base, "kind"), message);
+                nameless(self, line, &join(&base, "kind"), message);
             }
         }
+    }
+
+    fn nameless(&mut self, file: &Arc<str>, kind: Option<KindName>) {
+        self.nameless.insert(Nameless { file: file.clone(), kind });
     }
 
     fn pass_over(&mut self, group: &str, kind: &str, line: u32, why: &'static str, sink: &Sink) {
@@ -514,27 +539,29 @@ impl<'k> Loading<'k> {
         let before = sink.problems.borrow().len();
         let mapping = Mapping::new(entries, root.line, base.clone(), sink, reader.strict);
         mapping.ignore(&["apiVersion", "kind", "status"]);
-        let metadata = mapping.get("metadata").required();
-        let Some(Some(metadata)) = metadata.mapping(|metadata| read_metadata(metadata, reader)) else {
-            self.torn.insert(sink.file.clone());
-            return;
-        };
-        let id = ObjectId { group: reader.group, kind: reader.kind, name: metadata.name };
-        *sink.object.borrow_mut() = Some(id.to_string().into());
-        // The name was not known yet when these were found.
-        let first = if base.is_empty() { 0 } else { before };
-        for problem in sink.problems.borrow_mut().iter_mut().skip(first) {
-            problem.object.clone_from(&sink.object.borrow());
+        let metadata = mapping.get("metadata").required().mapping(|metadata| read_metadata(metadata, reader));
+        let Metadata { name, labels, annotations, created } = metadata.unwrap_or_default();
+        let id = name.map(|name| ObjectId { group: reader.group, kind: reader.kind, name });
+        if let Some(id) = &id {
+            *sink.object.borrow_mut() = Some(id.to_string().into());
+            // The name was not known yet when these were found.
+            let first = if base.is_empty() { 0 } else { before };
+            for problem in sink.problems.borrow_mut().iter_mut().skip(first) {
+                problem.object.clone_from(&sink.object.borrow());
+            }
+        } else {
+            self.nameless(&sink.file, Some((reader.group, reader.kind)));
         }
         let value = if reader.versions.contains(&version) {
             let object = Object {
                 group: reader.group,
                 version,
                 kind: reader.kind,
-                name: id.name.clone(),
-                labels: metadata.labels,
-                annotations: metadata.annotations,
-                created: metadata.created,
+                // What else is wrong is said of one without a name too.
+                name: id.as_ref().map_or_else(|| ObjectName::new("", "unnamed"), |id| id.name.clone()),
+                labels,
+                annotations,
+                created,
                 root: mapping,
             };
             let value = (reader.read)(&object);
@@ -563,18 +590,21 @@ impl<'k> Loading<'k> {
         let order = self.candidates.len();
         let value = value.filter(|_| clean);
         *sink.object.borrow_mut() = None;
-        self.candidates.push(Candidate { id, place, order, value, root, base });
+        if let Some(id) = id {
+            self.candidates.push(Candidate { id, place, order, value, root, base });
+        }
     }
 }
 
+#[derive(Default)]
 struct Metadata {
-    name: ObjectName,
+    name: Option<ObjectName>,
     labels: crate::labels::Labels,
     annotations: BTreeMap<Arc<str>, Arc<str>>,
     created: Option<crate::time::Timestamp>,
 }
 
-fn read_metadata(metadata: &Mapping<'_>, reader: &Reader) -> Option<Metadata> {
+fn read_metadata(metadata: &Mapping<'_>, reader: &Reader) -> Metadata {
     metadata.ignore(&[
         "generateName",
         "uid",
@@ -609,7 +639,7 @@ fn read_metadata(metadata: &Mapping<'_>, reader: &Reader) -> Option<Metadata> {
     let labels = metadata.get("labels").labels();
     let annotations = metadata.get("annotations").texts();
     let created = metadata.get("creationTimestamp").parse();
-    Some(Metadata { name: ObjectName::new(namespace, name?), labels, annotations, created })
+    Metadata { name: name.map(|name| ObjectName::new(namespace, name)), labels, annotations, created }
 }
 
 #[cfg(test)]
@@ -741,6 +771,33 @@ mod tests {
     }
 
     #[test]
+    fn what_has_no_name_may_be_any_of_its_kind_in_its_file() {
+        let mut corpus = corpus();
+        load(&mut corpus, &[thing("a", "number: 1"), thing("b", "number: 2")]);
+        let (problems, left) = load(&mut corpus, &[thing("", "number: 3, friend: 4"), String::new()]);
+        assert_eq!(
+            problems,
+            [
+                "0.yaml:4 (document 1): metadata.name: is missing: add it",
+                "0.yaml:5 (document 1): spec.friend: must be text, which 4 is not: put it in quotes, \"4\"",
+            ],
+            "its other mistakes are told too"
+        );
+        assert_eq!(left, ["a=1"]);
+        assert!(!corpus.objects().all_valid::<Thing>());
+        assert!(corpus.objects().may_exist::<Thing>(&ObjectName::new("default", "c")));
+
+        // Of another kind, it cannot be a.
+        let kinds = Kinds::new().read::<Thing>().read::<super::super::Namespace>();
+        let mut corpus = Corpus::new(kinds);
+        load(&mut corpus, &[thing("a", "number: 1")]);
+        let (_, left) = load(&mut corpus, &["apiVersion: v1\nkind: Namespace\nmetadata: {}\n".to_owned()]);
+        assert_eq!(left, [] as [&str; 0]);
+        assert!(corpus.objects().all_valid::<Thing>());
+        assert!(!corpus.objects().all_valid::<super::super::Namespace>());
+    }
+
+    #[test]
     fn of_two_that_contradict_each_other_the_one_that_changed_falls_back() {
         let mut corpus = corpus();
         load(&mut corpus, &[thing("a", "number: 1") + &thing("b", "number: 2")]);
@@ -836,7 +893,7 @@ mod tests {
                  example.org/v1beta1",
             ),
             (
-                "apiVersion: example.org/v1\nkind: Thing\n",
+                "apiVersion: example.org/v1\nkind: Thing\nspec: {number: 1}",
                 "0.yaml:1 (document 1): metadata: is missing: add it",
             ),
             (

@@ -1,11 +1,11 @@
 //! Kubernetes' own kinds, as far as load balancing needs them: `Service`, `EndpointSlice`, `Node`, `Namespace`.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::field::{Field, Scalar};
-use super::{Kind, Kinds, Mapping, Object};
+use super::{Kind, Kinds, Mapping, Object, Objects};
 use crate::addr::Family;
 use crate::allocator::{Port, Protocol};
 use crate::id::{NodeName, ObjectName};
@@ -168,12 +168,13 @@ fn service_ports(field: &Field<'_>) -> Vec<ServicePort> {
                 Some(Scalar::Text(name)) => Some(TargetPort::Name(name.into())),
                 Some(_) => target.int(1..=u16::MAX).map(TargetPort::Number),
             };
+            let app_protocol = fields.get("appProtocol").str().map(Arc::from);
             let number = number?;
             Some(ServicePort {
                 name: name.into(),
                 port: Port { protocol, number },
                 target: target.unwrap_or(TargetPort::Number(number)),
-                app_protocol: fields.get("appProtocol").str().map(Arc::from),
+                app_protocol,
             })
         });
         let Some(Some(port)) = port else { continue };
@@ -262,8 +263,19 @@ pub struct Endpoint {
     pub addresses: Vec<IpAddr>,
     /// The node where it runs.
     pub node: Option<NodeName>,
-    /// Whether it takes traffic: it is ready, or it terminates but still serves.
-    pub serving: bool,
+    /// Whether it may take traffic.
+    pub state: EndpointState,
+}
+
+/// Whether an [`Endpoint`] may take traffic: see [`ServiceEndpoints`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum EndpointState {
+    /// It takes none.
+    Down,
+    /// It terminates but still serves, for where nobody else does.
+    Terminating,
+    /// It takes traffic.
+    Ready,
 }
 
 /// A port of an [`EndpointSlice`].
@@ -300,8 +312,13 @@ impl Kind for EndpointSlice {
                         Vec::new()
                     },
                     node: fields.get("nodeName").non_empty().map(NodeName::from),
-                    // Unknown counts as true (EndpointConditions).
-                    serving: condition("ready").unwrap_or(true) || condition("serving").unwrap_or(false),
+                    // Unknown counts as ready, as serving and as not terminating (EndpointConditions). Who is not
+                    // ready and yet serves can only be terminating.
+                    state: match (condition("ready"), condition("serving"), condition("terminating")) {
+                        (None | Some(true), ..) => EndpointState::Ready,
+                        (_, Some(true), _) | (_, None, Some(true)) => EndpointState::Terminating,
+                        _ => EndpointState::Down,
+                    },
                 }
             })
         };
@@ -319,6 +336,77 @@ impl Kind for EndpointSlice {
             service: service.map(|name| ObjectName::new(object.name.namespace.clone(), name)),
             endpoints: root.get("endpoints").list().iter().filter_map(endpoint).collect(),
             ports: root.get("ports").list().iter().filter_map(port).collect(),
+        })
+    }
+}
+
+impl EndpointSlice {
+    /// The number by which its endpoints serve `port`.
+    fn number_of(&self, port: &ServicePort) -> Option<u16> {
+        let is_same = |own: &&EndpointPort| own.name == port.name && own.port.protocol == port.port.protocol;
+        match (self.ports.iter().find(is_same)?.port.number, &port.target) {
+            // All ports of the endpoints.
+            (0, TargetPort::Number(number)) => Some(*number),
+            (0, TargetPort::Name(_)) => None,
+            (number, _) => Some(number),
+        }
+    }
+}
+
+/// The endpoints of each Service, and which of them take traffic: those that are ready or, where none is, those that
+/// terminate and still serve. So kube-proxy chooses, among the endpoints of one port and family and, where traffic
+/// stays on its node, of that node (KEP-1669).
+#[derive(Debug)]
+pub struct ServiceEndpoints<'o>(BTreeMap<&'o ObjectName, Vec<&'o EndpointSlice>>);
+
+impl<'o> ServiceEndpoints<'o> {
+    /// Those of the EndpointSlices of `objects`.
+    pub fn new(objects: &'o Objects) -> Self {
+        let mut slices: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for (_, slice) in objects.iter::<EndpointSlice>() {
+            if let Some(service) = &slice.service {
+                slices.entry(service).or_default().push(slice);
+            }
+        }
+        Self(slices)
+    }
+
+    /// Where traffic for `port` of `service` goes; of traffic that stays on the node `local_to`, if it is given.
+    pub fn addresses(
+        &self,
+        service: &ObjectName,
+        port: &ServicePort,
+        local_to: Option<&NodeName>,
+    ) -> BTreeSet<SocketAddr> {
+        let mut found = Vec::new();
+        for slice in self.0.get(service).into_iter().flatten() {
+            let Some(number) = slice.number_of(port) else { continue };
+            for end in &slice.endpoints {
+                // All addresses of an endpoint lead to the same place: the first is enough.
+                if let Some(address) = end.addresses.first()
+                    && local_to.is_none_or(|node| end.node.as_ref() == Some(node))
+                {
+                    found.push((end.state, SocketAddr::new(*address, number)));
+                }
+            }
+        }
+        let best = |family| {
+            let of_family = found.iter().filter(move |(_, address)| Family::of(address.ip()) == family);
+            let best = of_family.clone().map(|(state, _)| *state).max();
+            let takes_traffic = move |state| state > EndpointState::Down && Some(state) == best;
+            of_family.filter(move |(state, _)| takes_traffic(*state)).map(|(_, address)| *address)
+        };
+        best(Family::V4).chain(best(Family::V6)).collect()
+    }
+
+    /// Each Service that has an EndpointSlice, with the nodes where traffic for it can stay; `None` stands for endpoints
+    /// on no known node.
+    pub fn nodes(&self) -> impl Iterator<Item = (&'o ObjectName, BTreeSet<Option<&'o NodeName>>)> {
+        self.0.iter().map(|(service, slices)| {
+            let ends = slices.iter().flat_map(|slice| &slice.endpoints);
+            // On a node where none is ready, those that terminate take the traffic.
+            let serving = ends.filter(|end| end.state > EndpointState::Down);
+            (*service, serving.map(|end| end.node.as_ref()).collect())
         })
     }
 }

@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::kubernetes::ServiceEndpoints;
 use super::*;
 use crate::addr::Family;
 use crate::allocator::{Families, PoolAllocator};
@@ -470,6 +471,22 @@ fn a_request_that_contradicts_itself_is_the_services_fault_alone() {
             "metallb.io/loadBalancerIPs: 10.0.0.1,10.0.0.2 has two IPv4 addresses: ask for one of each family at most",
         ),
         (
+            "ten,10.0.0.1,eleven,10.0.0.2",
+            "loadBalancerIP: 10.0.0.2",
+            "it asks for addresses by metallb.io/loadBalancerIPs and by spec.loadBalancerIP: remove the latter; \
+             metallb.io/loadBalancerIPs: \"ten\" is no IP address: write one like 192.0.2.1 or 2001:db8::1; \
+             metallb.io/loadBalancerIPs: \"eleven\" is no IP address: write one like 192.0.2.1 or 2001:db8::1; \
+             metallb.io/loadBalancerIPs: ten,10.0.0.1,eleven,10.0.0.2 has two IPv4 addresses: ask for one of each family \
+             at most",
+        ),
+        (
+            "ten",
+            "ipFamilyPolicy: RequireDualStack, clusterIPs: [10.1.2.3]",
+            "metallb.io/loadBalancerIPs: \"ten\" is no IP address: write one like 192.0.2.1 or 2001:db8::1; \
+             ipFamilyPolicy is RequireDualStack, but it has one clusterIP: give the cluster both families, or use \
+             PreferDualStack",
+        ),
+        (
             "",
             "ipFamilyPolicy: RequireDualStack, clusterIPs: [10.1.2.3]",
             "ipFamilyPolicy is RequireDualStack, but it has one clusterIP: give the cluster both families, or use \
@@ -536,6 +553,77 @@ fn endpoints_that_terminate_but_serve_count() {
     let nodes = ["ready", "unknown", "terminating"].map(NodeName::from).into();
     assert_eq!(services[&ObjectName::new("default", "web")], Serving { nodes, elsewhere: true });
     assert_eq!(world_of("").endpoints, Endpoints::Everywhere);
+}
+
+#[test]
+fn one_mistake_hides_no_other() {
+    let ad = "nodeSelectors: [{matchExpressions: [{operator: Inn, values: [a, a]}]}]";
+    let port = "ports: [{port: 0, protocol: TPC, targetPort: 0, appProtocol: 1}]";
+    let found = problems(&(metallb("L2Advertisement", "a", ad) + &service("a", "", port)));
+    for path in [
+        "spec.nodeSelectors[0].matchExpressions[0].key",
+        "spec.nodeSelectors[0].matchExpressions[0].operator",
+        "spec.nodeSelectors[0].matchExpressions[0].values[1]",
+        "spec.ports[0].port",
+        "spec.ports[0].protocol",
+        "spec.ports[0].targetPort",
+        "spec.ports[0].appProtocol",
+    ] {
+        assert!(found.iter().any(|found| found.contains(&format!(": {path}: "))), "{path}\n{found:#?}");
+    }
+    assert_eq!(found.len(), 7, "{found:#?}");
+}
+
+#[test]
+fn those_that_terminate_take_traffic_where_none_is_ready() {
+    let (ready, terminating, down) =
+        ("ready: true", "ready: false, serving: true, terminating: true", "ready: false, serving: false");
+    let slice = |name: &str, family: &str, rest: &str, endpoints: &[(&str, &str, &str)]| {
+        let endpoint = |(address, node, conditions): &(&str, &str, &str)| {
+            format!("{{addresses: ['{address}'], nodeName: {node}, conditions: {{{conditions}}}}}, ")
+        };
+        let endpoints: String = endpoints.iter().map(endpoint).collect();
+        format!(
+            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: {name}, labels: \
+             {{kubernetes.io/service-name: web}}}}\naddressType: {family}\n{rest}\nendpoints: [{endpoints}]\n"
+        )
+    };
+    let http = "ports: [{name: http, port: 8080}, {name: all}, {name: udp, port: 5353, protocol: UDP}]";
+    let first = [("10.0.0.1", "n1", ready), ("10.0.0.2", "n2", terminating), ("10.0.0.3", "n3", down)];
+    let second = [("10.0.0.1", "n1", ready), ("10.0.0.9", "n2", "ready: false, terminating: true")];
+    let of_ipv6 = [("fd00::2", "n2", terminating), ("fd00::3", "n3", down)];
+    let metrics = [("10.0.0.1", "n1", down), ("10.0.0.2", "n2", terminating)];
+    let text = slice("a", "IPv4", http, &first)
+        + &slice("b", "IPv4", http, &second)
+        + &slice("c", "IPv6", http, &of_ipv6)
+        + &slice("d", "IPv4", "ports: [{name: metrics, port: 9090}]", &metrics)
+        + &service(
+            "web",
+            "",
+            "ports: [{name: http, port: 80}, {name: metrics, port: 81}, {name: all, port: 82, targetPort: 83}, \
+             {name: udp, port: 53}]",
+        );
+    let (corpus, report) = load(&[&text]);
+    assert_eq!(report.problems, []);
+    let web = ObjectName::new("default", "web");
+    let ports = &corpus.objects().get::<Service>(&web).unwrap().ports;
+    let endpoints = ServiceEndpoints::new(corpus.objects());
+    for (port, node, expected) in [
+        (0, None, &["10.0.0.1:8080", "[fd00::2]:8080"][..]),
+        (0, Some("n1"), &["10.0.0.1:8080"]),
+        (0, Some("n2"), &["10.0.0.2:8080", "10.0.0.9:8080", "[fd00::2]:8080"]),
+        (0, Some("n3"), &[]),
+        (1, None, &["10.0.0.2:9090"]),
+        // A slice that names no number means all: the Service's target it is.
+        (2, None, &["10.0.0.1:83", "[fd00::2]:83"]),
+        // Of another protocol.
+        (3, None, &[]),
+    ] {
+        let node = node.map(NodeName::from);
+        let found = endpoints.addresses(&web, &ports[port], node.as_ref());
+        let found: Vec<_> = found.iter().map(ToString::to_string).collect();
+        assert_eq!(found, expected, "{} on {node:?}", ports[port].name);
+    }
 }
 
 #[test]

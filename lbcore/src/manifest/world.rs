@@ -1,10 +1,11 @@
 //! From documents to the [`World`] that is planned for.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::kubernetes::{EXCLUDE, EndpointSlice, FamilyPolicy, Namespace, Node, Service, ServiceType};
+use super::kubernetes::{
+    EXCLUDE, EndpointSlice, FamilyPolicy, Namespace, Node, Service, ServiceEndpoints, ServiceType,
+};
 use super::metallb::{BgpAdvertisement, Communities, IpAddressPool, L2Advertisement};
 use super::{Objects, RequestAnnotations};
 use crate::addr::Family;
@@ -58,20 +59,13 @@ fn endpoints(objects: &Objects) -> Endpoints {
     if objects.count::<EndpointSlice>() == 0 {
         return Endpoints::Everywhere;
     }
-    let mut services: BTreeMap<ObjectName, Serving> = BTreeMap::new();
-    for (_, slice) in objects.iter::<EndpointSlice>() {
-        let Some(service) = &slice.service else { continue };
-        let serving = services.entry(service.clone()).or_default();
-        for endpoint in slice.endpoints.iter().filter(|endpoint| endpoint.serving) {
-            match &endpoint.node {
-                Some(node) => {
-                    serving.nodes.insert(node.clone());
-                }
-                None => serving.elsewhere = true,
-            }
-        }
-    }
-    Endpoints::Of(services)
+    let services = ServiceEndpoints::new(objects);
+    let services = services.nodes().map(|(service, nodes)| {
+        let elsewhere = nodes.contains(&None);
+        let nodes = nodes.into_iter().flatten().cloned().collect();
+        (service.clone(), Serving { nodes, elsewhere })
+    });
+    Endpoints::Of(services.collect())
 }
 
 fn demand(name: &ObjectName, service: &Service, namespace_labels: Labels) -> Demand {
@@ -97,7 +91,8 @@ fn demand(name: &ObjectName, service: &Service, namespace_labels: Labels) -> Dem
     let (families, no_families) = wanted_families(service);
     request.families = families;
     let asked = ask(request, &service.annotations, &backend, service.load_balancer_ip.as_deref());
-    demand.fault = asked.err().or(no_families).map(AllocError::BadRequest);
+    let faults: Vec<_> = asked.err().into_iter().chain(no_families).collect();
+    demand.fault = (!faults.is_empty()).then(|| AllocError::BadRequest(faults.join("; ")));
     demand
 }
 
@@ -105,7 +100,7 @@ fn demand(name: &ObjectName, service: &Service, namespace_labels: Labels) -> Dem
 /// [`Sharing::backend`]); `field` is the address that the object's own spec asks for, as it is written.
 ///
 /// # Errors
-/// What contradicts itself or is no address, and the fix.
+/// Everything that contradicts itself or is no address, and the fix.
 pub fn ask(
     request: &mut AllocRequest,
     annotations: &RequestAnnotations,
@@ -115,30 +110,39 @@ pub fn ask(
     request.pool = annotations.pool.as_deref().map(Into::into);
     request.sharing =
         annotations.sharing_key.as_ref().map(|key| Sharing { key: key.clone(), backend: Arc::from(backend) });
+    let mut faults = Vec::new();
     let (text, source) = match (annotations.addresses.as_deref(), field) {
-        (Some(_), Some(_)) => {
-            return Err("it asks for addresses by metallb.io/loadBalancerIPs and by spec.loadBalancerIP: \
-                        remove the latter"
-                .to_owned());
+        (Some(text), other) => {
+            if other.is_some() {
+                faults.push(
+                    "it asks for addresses by metallb.io/loadBalancerIPs and by spec.loadBalancerIP: remove the latter"
+                        .to_owned(),
+                );
+            }
+            (text, "metallb.io/loadBalancerIPs")
         }
-        (Some(text), None) => (text, "metallb.io/loadBalancerIPs"),
         (None, Some(text)) => (text, "spec.loadBalancerIP"),
         (None, None) => return Ok(()),
     };
     let mut addresses: Vec<IpAddr> = Vec::new();
     for part in text.split(',').map(str::trim) {
         let Ok(address) = part.parse::<IpAddr>() else {
-            return Err(format!(
+            faults.push(format!(
                 "{source}: {part:?} is no IP address: write one like 192.0.2.1 or 2001:db8::1"
             ));
+            continue;
         };
-        if addresses.iter().any(|other| Family::of(*other) == Family::of(address)) {
-            return Err(format!(
-                "{source}: {text} has two {} addresses: ask for one of each family at most",
-                Family::of(address)
+        addresses.push(address);
+    }
+    for family in [Family::V4, Family::V6] {
+        if addresses.iter().filter(|address| Family::of(**address) == family).nth(1).is_some() {
+            faults.push(format!(
+                "{source}: {text} has two {family} addresses: ask for one of each family at most"
             ));
         }
-        addresses.push(address);
+    }
+    if !faults.is_empty() {
+        return Err(faults.join("; "));
     }
     addresses.sort_unstable();
     request.addresses = addresses;
