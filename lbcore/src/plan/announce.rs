@@ -215,7 +215,8 @@ mod tests {
         let announcements = announce(&world, &allocations, &ownership, &me, &LocalHealth::default());
         assert_eq!(announcements.l2.keys().collect::<Vec<_>>(), [&mine]);
         assert_eq!(announcements.standby, [(theirs, Interfaces::All)].into());
-        let stranger = announce(&world, &allocations, &ownership, &"n9".into(), &LocalHealth::default());
-        assert_eq!(stranger, Announcements::default(), "it is no candidate");
+        world.nodes.entry(me.clone()).or_default().excluded = true;
+        let excluded = announce(&world, &allocations, &ownership, &me, &LocalHealth::default());
+        assert_eq!(excluded, Announcements::default(), "it is no candidate");
     }
 }
