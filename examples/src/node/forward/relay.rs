@@ -270,10 +270,10 @@ mod tests {
         let kept = (first, vec![silent.local_addr().unwrap()]);
         assert_eq!(relay.apply(&Forwarding::from([kept, (second, vec![server])])), []);
         let client = TcpStream::connect(first.socket()).await.unwrap();
-        let _upstream = silent.accept().await.unwrap();
+        let upstream = silent.accept().await.unwrap();
         let mut waiting = std::pin::pin!(ask(second));
         assert!(timeout(Duration::from_millis(200), &mut waiting).await.is_err(), "there is no room");
-        drop(client);
+        drop((client, upstream));
         assert_eq!(waiting.await.unwrap(), b"served");
     }
 
