@@ -53,7 +53,7 @@ fn main() -> ExitCode {
 
 /// Plans, and returns the exit status.
 pub(crate) fn run(args: &Args, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<u8> {
-    let files = files::read(&args.paths);
+    let files = files::read_once(&args.paths);
     if files.is_empty() {
         writeln!(err, "error: no .yaml, .yml or .json file there: name a file, or a folder that has some")?;
         return Ok(2);

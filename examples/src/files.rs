@@ -41,15 +41,12 @@ pub fn world(objects: &Objects) -> World {
 /// once, under the first of its names. What cannot be read is among the files, with the reason: a link that leads
 /// nowhere, and whatever is neither file nor folder, since a pipe or a device may never end.
 pub fn read(paths: &[PathBuf]) -> Vec<SourceFile> {
-    let mut reading = Reading::default();
-    for path in paths {
-        if path.as_os_str() == STDIN {
-            reading.stdin();
-        } else {
-            reading.path(path, true);
-        }
-    }
-    reading.files
+    Reading::default().of(paths)
+}
+
+/// The same for who reads once: a pipe that the user names, such as a shell's `<(kubectl get …)`, is read to its end.
+pub fn read_once(paths: &[PathBuf]) -> Vec<SourceFile> {
+    Reading { pipes: true, ..Reading::default() }.of(paths)
 }
 
 #[derive(Debug, Default)]
@@ -58,9 +55,22 @@ struct Reading {
     /// The files and folders that were met.
     seen: BTreeSet<Identity>,
     stdin_is_read: bool,
+    /// Whether pipes that the user names are read.
+    pipes: bool,
 }
 
 impl Reading {
+    fn of(mut self, paths: &[PathBuf]) -> Vec<SourceFile> {
+        for path in paths {
+            if path.as_os_str() == STDIN {
+                self.stdin();
+            } else {
+                self.path(path, true);
+            }
+        }
+        self.files
+    }
+
     fn stdin(&mut self) {
         if !self.stdin_is_read {
             self.stdin_is_read = true;
@@ -83,7 +93,10 @@ impl Reading {
             }
             Ok((identity, kind)) if wanted => {
                 if self.seen.insert(identity) {
-                    self.push(path.display().to_string(), open(path, &kind).and_then(text));
+                    self.push(
+                        path.display().to_string(),
+                        open(path, &kind, named && self.pipes).and_then(text),
+                    );
                 }
             }
             Ok(_) => {}
@@ -155,12 +168,22 @@ fn is_manifest(name: &str) -> bool {
     matches!(extension, "yaml" | "yml" | "json") && !stem.eq_ignore_ascii_case("kustomization")
 }
 
-/// Opens a regular file. To open a pipe would wait for its writer.
-fn open(path: &Path, kind: &Metadata) -> io::Result<File> {
-    if !kind.is_file() {
+/// Opens a regular file. To open a pipe waits for its writer.
+fn open(path: &Path, kind: &Metadata, pipes: bool) -> io::Result<File> {
+    if !kind.is_file() && !(pipes && is_pipe(kind)) {
         return Err(io::Error::other("it is a pipe, a socket or a device: copy what it gives to a file"));
     }
     File::open(path)
+}
+
+#[cfg(unix)]
+fn is_pipe(kind: &Metadata) -> bool {
+    std::os::unix::fs::FileTypeExt::is_fifo(&kind.file_type())
+}
+
+#[cfg(not(unix))]
+fn is_pipe(_kind: &Metadata) -> bool {
+    false
 }
 
 fn text(file: impl Read) -> io::Result<String> {
@@ -300,5 +323,20 @@ mod tests {
             short(&read(&[path]), folder.path()),
             [bad("a.yaml", "it is a pipe, a socket or a device")]
         );
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn who_reads_once_reads_the_pipes_that_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("a.yaml");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        // In a folder it is nobody's wish.
+        let found = read_once(&[folder.path().to_owned()]);
+        assert_eq!(short(&found, folder.path()), [bad("a.yaml", "it is a pipe, a socket or a device")]);
+        let writer = pipe.clone();
+        let writing = std::thread::spawn(move || fs::write(writer, "kind: List").unwrap());
+        assert_eq!(short(&read_once(&[pipe]), folder.path()), [fine("a.yaml", "kind: List")]);
+        writing.join().unwrap();
     }
 }
