@@ -170,7 +170,8 @@ fn is_manifest(name: &str) -> bool {
 
 /// Opens a regular file. To open a pipe waits for its writer.
 fn open(path: &Path, kind: &Metadata, pipes: bool) -> io::Result<File> {
-    if !kind.is_file() && !(pipes && is_pipe(kind)) {
+    let readable = kind.is_file() || (pipes && is_pipe(kind));
+    if !readable {
         return Err(io::Error::other("it is a pipe, a socket or a device: copy what it gives to a file"));
     }
     File::open(path)
