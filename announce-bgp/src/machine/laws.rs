@@ -348,7 +348,8 @@ impl World {
                 let set = entries.keys().map(|address| (*address, announcement(*address)));
                 let set = Arc::new(AnnounceSet::new(*generation, set));
                 self.speaker.handle(self.now, Input::Desired(set));
-                if *generation >= self.generation {
+                // Who was told to stop wants nothing more.
+                if *generation >= self.generation && !self.stopped {
                     self.generation = *generation;
                     self.wanted = entries;
                 }
