@@ -88,7 +88,29 @@ fn addresses_come_and_go_and_the_kernel_is_silent_about_them() {
     });
 }
 
-/// A web of one word on each of two hosts, a node between, and a client that has a route to the service.
+#[test]
+fn an_address_of_others_stays_though_ours_is_the_same() {
+    netns::test("an_address_of_others_stays_though_ours_is_the_same", || {
+        let lan = Segment::new("lan").unwrap();
+        let node = host(&lan, "node", &["192.0.2.11/24"]);
+        for address in ["192.0.2.200/24", "fd00::200/64", "192.0.2.201/32"] {
+            let added =
+                node.output(Command::new("ip").args(["address", "add", address, "dev", "lo"])).unwrap();
+            assert!(added.status.success(), "{address}");
+        }
+        let before = on_loopback(&node);
+        node.enter(|| {
+            in_runtime(async {
+                let mut delivery = Delivery::new().await.unwrap();
+                let wanted = set(&["192.0.2.200", "fd00::200", "192.0.2.201"]);
+                assert!(delivery.apply(&wanted).await.is_empty());
+                delivery.undo().await;
+            });
+        });
+        assert_eq!(on_loopback(&node), before);
+    });
+}
+
 #[test]
 fn an_address_that_is_refused_keeps_no_other_from_coming_or_going() {
     netns::test("an_address_that_is_refused_keeps_no_other_from_coming_or_going", || {
@@ -112,6 +134,7 @@ fn an_address_that_is_refused_keeps_no_other_from_coming_or_going() {
     });
 }
 
+/// A web of one word on each of two hosts, a node between, and a client that has a route to the service.
 fn forwards(forwarder: impl AsyncFnOnce() -> Forwarder + Send, address: IpAddr, servers: [&str; 2]) {
     let servers = servers.map(|server| server.parse::<SocketAddr>().unwrap());
     let lan = Segment::new("lan").unwrap();

@@ -126,6 +126,46 @@ impl AddressRange {
         self.family == other.family && self.first <= other.last && other.first <= self.last
     }
 
+    /// A block of addresses that no service can have and of which the range has some, with what it is for
+    /// (RFC 6890, RFC 4291): this network, loopback, multicast, broadcast, link-local IPv6, mapped IPv4.
+    pub fn reserved(&self) -> Option<(IpNet, &'static str)> {
+        let v4 = |a, b, c, d, bits| IpNet::new_assert(Ipv4Addr::new(a, b, c, d).into(), bits);
+        let v6 = |first, second_last, last, bits| {
+            IpNet::new_assert(Ipv6Addr::new(first, 0, 0, 0, 0, second_last, 0, last).into(), bits)
+        };
+        let blocks = [
+            (v4(0, 0, 0, 0, 8), "this network"),
+            (v4(127, 0, 0, 0, 8), "loopback"),
+            (v4(224, 0, 0, 0, 4), "multicast"),
+            (v4(255, 255, 255, 255, 32), "broadcast"),
+            (v6(0, 0, 0, 128), "unspecified"),
+            (v6(0, 0, 1, 128), "loopback"),
+            (v6(0, 0xffff, 0, 96), "mapped IPv4"),
+            (v6(0xfe80, 0, 0, 10), "link-local"),
+            (v6(0xff00, 0, 0, 8), "multicast"),
+        ];
+        blocks.into_iter().find(|(block, _)| self.overlaps(&Self::from(*block)))
+    }
+
+    /// What is left of the range without `addresses`, from the lowest.
+    pub fn without<'a>(&self, addresses: impl IntoIterator<Item = &'a IpAddr>) -> Vec<Self> {
+        let mut taken: Vec<u128> =
+            addresses.into_iter().filter(|address| self.contains(**address)).map(|it| to_bits(*it)).collect();
+        taken.sort_unstable();
+        let (mut rest, mut parts) = (Some(self.first), Vec::new());
+        for bits in taken {
+            let Some(first) = rest.filter(|first| *first <= bits) else { continue };
+            if first < bits {
+                parts.push(Self { family: self.family, first, last: bits - 1 });
+            }
+            rest = bits.checked_add(1);
+        }
+        if let Some(first) = rest.filter(|first| *first <= self.last) {
+            parts.push(Self { family: self.family, first, last: self.last });
+        }
+        parts
+    }
+
     /// The fewest prefixes that cover exactly this range, in order.
     pub fn prefixes(&self) -> impl Iterator<Item = IpNet> {
         match (self.first(), self.last()) {
@@ -362,6 +402,44 @@ mod tests {
         assert!(range("10.0.0.0/24").overlaps(&range("10.0.0.255-10.0.1.3")));
         assert!(!range("10.0.0.0/24").overlaps(&range("10.0.1.0/24")));
         assert!(!range("::/0").overlaps(&range("10.0.1.0/24")));
+    }
+
+    #[test]
+    fn blocks_that_no_service_can_have_are_known() {
+        let block = |text: &str| range(text).reserved().map(|(block, _)| block.to_string());
+        for fine in [
+            "1.0.0.0-126.255.255.255",
+            "128.0.0.0-223.255.255.255",
+            "::2-::fffe:ffff:ffff",
+            "2000::-fe7f:ffff::",
+        ] {
+            assert_eq!(block(fine), None, "{fine}");
+        }
+        for (text, expected) in [
+            ("0.0.0.0/0", "0.0.0.0/8"),
+            ("126.255.255.255-127.0.0.0", "127.0.0.0/8"),
+            ("239.1.1.1/32", "224.0.0.0/4"),
+            ("255.255.255.255/32", "255.255.255.255/32"),
+            ("::/127", "::/128"),
+            ("::1/128", "::1/128"),
+            ("::ffff:192.0.2.1/128", "::ffff:0.0.0.0/96"),
+            ("febf::/16", "fe80::/10"),
+            ("ff02::1/128", "ff00::/8"),
+        ] {
+            assert_eq!(block(text).as_deref(), Some(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_taken_out() {
+        let without = |text: &str, taken: &[&str]| {
+            let taken: Vec<IpAddr> = taken.iter().map(|text| text.parse().unwrap()).collect();
+            range(text).without(&taken).iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(without("10.0.0.0/30", &["10.0.0.2", "10.0.0.9", "::1"]), "10.0.0.0/31 10.0.0.3/32");
+        assert_eq!(without("10.0.0.0/30", &["10.0.0.3", "10.0.0.0", "10.0.0.0"]), "10.0.0.1-10.0.0.2");
+        assert_eq!(without("10.0.0.7/32", &["10.0.0.7"]), "");
+        assert_eq!(without("ffff::/16", &["ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"]).split(' ').count(), 1);
     }
 
     proptest! {

@@ -189,6 +189,8 @@ impl Delivery {
         message.header.prefix_len = if address.is_ipv4() { 32 } else { 128 };
         message.header.index = self.loopback;
         message.attributes.push(AddressAttribute::Local(address));
+        // Without this the kernel takes any that has the address, 127.0.0.1/8 among them.
+        message.attributes.push(AddressAttribute::Address(address));
         let removed = self.netlink.address().del(message).execute().await;
         match removed {
             // Somebody else took it away.

@@ -113,7 +113,7 @@ impl Corpus {
                 next.insert(id, Stored { fresh: false, ..previous.clone() });
             }
         }
-        self.settle(&mut next, &chosen, &mut problems, &mut kept);
+        notices.extend(self.settle(&mut next, &chosen, &mut problems, &mut kept));
 
         let changed = !next.equals(&self.objects);
         for stored in next.by_kind.values_mut().flat_map(BTreeMap::values_mut) {
@@ -127,20 +127,21 @@ impl Corpus {
         Report { problems, notices, kept: kept.into_iter().collect(), changed }
     }
 
-    /// Asks the rules between objects, and lets those that changed and break one fall back, until none does.
+    /// Asks the rules between objects, and lets those that changed and break one fall back, until none does. Gives what
+    /// the rules have to say of the objects that are left.
     fn settle(
         &self,
         next: &mut Objects,
         chosen: &BTreeMap<ObjectId, Candidate>,
         problems: &mut Vec<Problem>,
         kept: &mut BTreeSet<ObjectId>,
-    ) {
+    ) -> Vec<Notice> {
         loop {
-            let mut findings = Findings { objects: next, found: Vec::new() };
+            let mut findings = Findings { objects: next, found: Vec::new(), noticed: Vec::new() };
             for check in self.kinds.checks() {
                 check(next, &mut findings);
             }
-            let found = findings.found;
+            let Findings { found, noticed, .. } = findings;
             let blamed: BTreeSet<ObjectId> = found.iter().map(|finding| finding.id.clone()).collect();
             problems.extend(found.into_iter().filter_map(|finding| finding.into_problem(next, chosen)));
             let mut settled = true;
@@ -156,7 +157,10 @@ impl Corpus {
                 }
             }
             if settled {
-                return;
+                let problems = noticed.into_iter().filter_map(|finding| finding.into_problem(next, chosen));
+                let notice =
+                    |Problem { place, object, path, message }| Notice { place, object, path, message };
+                return problems.map(notice).collect();
             }
         }
     }
@@ -309,6 +313,7 @@ impl Objects {
 pub struct Findings<'o> {
     objects: &'o Objects,
     found: Vec<Finding>,
+    noticed: Vec<Finding>,
 }
 
 #[derive(Debug)]
@@ -323,6 +328,11 @@ impl Findings<'_> {
     /// its last valid version; otherwise it stays as it is, and is reported.
     pub fn report(&mut self, id: ObjectId, path: impl Into<String>, message: impl Into<String>) {
         self.found.push(Finding { id, path: path.into(), message: message.into() });
+    }
+
+    /// There is something to say of `id` at `path` that is not wrong.
+    pub fn notice(&mut self, id: ObjectId, path: impl Into<String>, message: impl Into<String>) {
+        self.noticed.push(Finding { id, path: path.into(), message: message.into() });
     }
 
     /// Where the object's document is, to name it in the message about another one.

@@ -2,6 +2,7 @@
 //! rules between them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::num::NonZeroU8;
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use super::kubernetes::Node;
 use super::suggest;
 use super::{Findings, Kind, Kinds, Mapping, Object, ObjectId, Objects};
 use crate::addr::{AddressRange, Family};
-use crate::allocator::{Pool, ServiceAllocation};
+use crate::allocator::{Pool, Pools, ServiceAllocation};
 use crate::id::{AdvertisementName, InterfaceName, ObjectName, PeerName, PoolName};
 use crate::plan::{Advertisement, BgpTerms, L2Terms, Means, Preference};
 
@@ -41,6 +42,7 @@ pub(super) fn kinds(kinds: Kinds) -> Kinds {
         )
         .check(unique_pool_names)
         .check(no_overlap)
+        .check(no_address_of_a_node)
         .check(known_pools)
         .check(unique_aliases)
         .check(known_aliases)
@@ -64,8 +66,7 @@ impl Kind for IpAddressPool {
         let drain = object.annotation(DRAIN).one_of(&[("true", true), ("false", false)]).unwrap_or(false);
         object.spec().required().mapping(|spec| {
             let addresses = spec.get("addresses").required();
-            let ranges: Vec<AddressRange> =
-                addresses.list().iter().filter_map(|item| item.clone().required().parse()).collect();
+            let ranges: Vec<AddressRange> = addresses.list().iter().filter_map(pool_range).collect();
             if addresses.is_present() && addresses.list().is_empty() {
                 addresses.problem("the pool has no addresses: give it at least one range, as 192.0.2.0/28");
             }
@@ -80,6 +81,14 @@ impl Kind for IpAddressPool {
             })
         })
     }
+}
+
+fn pool_range(item: &Field<'_>) -> Option<AddressRange> {
+    let range: AddressRange = item.clone().required().parse()?;
+    if let Some((block, what)) = range.reserved() {
+        item.problem(format!("has addresses of {block} ({what}), which no service can have: leave them out"));
+    }
+    Some(range)
 }
 
 fn service_allocation(fields: &Mapping<'_>) -> ServiceAllocation {
@@ -395,6 +404,37 @@ fn no_overlap(objects: &Objects, findings: &mut Findings<'_>) {
             furthest = Some(part);
         }
     }
+}
+
+/// What a node is reached at is given to nobody.
+fn no_address_of_a_node(objects: &Objects, findings: &mut Findings<'_>) {
+    for (name, IpAddressPool(pool)) in objects.iter::<IpAddressPool>() {
+        for (index, range) in pool.ranges.iter().enumerate() {
+            for (node, address) in node_addresses(objects).filter(|(_, address)| range.contains(*address)) {
+                let message = format!(
+                    "{range} has {address}, the address of node {}, which no service gets: leave it out",
+                    node.name
+                );
+                findings.notice(pool_id(name), format!("spec.addresses[{index}]"), message);
+            }
+        }
+    }
+}
+
+fn node_addresses(objects: &Objects) -> impl Iterator<Item = (&ObjectName, IpAddr)> {
+    objects.iter::<Node>().flat_map(|(name, node)| node.addresses.iter().map(move |address| (name, *address)))
+}
+
+/// The pools of `objects`, without the addresses of their nodes.
+pub(super) fn pools(objects: &Objects) -> Pools {
+    let taken: BTreeSet<IpAddr> = node_addresses(objects).map(|(_, address)| address).collect();
+    let pools = objects.iter::<IpAddressPool>().map(|(_, pool)| {
+        let mut pool = pool.0.clone();
+        pool.ranges = pool.ranges.iter().flat_map(|range| range.without(&taken)).collect();
+        pool
+    });
+    // The rules between objects have settled what else `Pools` would refuse.
+    Pools::new(pools.filter(|pool| !pool.ranges.is_empty())).unwrap_or_default()
 }
 
 /// The pools that each advertisement names.

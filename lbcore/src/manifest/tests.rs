@@ -73,6 +73,16 @@ fn every_refusal_says_where_and_what_to_do() {
             .collect(),
         ),
         (
+            pool("a", "addresses: [127.0.0.0/30, 10.0.0.0-255.255.255.255]"),
+            [
+                "spec.addresses[0]: has addresses of 127.0.0.0/8 (loopback), which no service can have: leave them out",
+                "spec.addresses[1]: has addresses of 127.0.0.0/8 (loopback), which no service can have: leave them out",
+            ]
+            .iter()
+            .flat_map(|rest| one(&format!("{a}: {rest}")))
+            .collect(),
+        ),
+        (
             pool("a", "addresses: [10.0.0.0/24, 10.0.0.128/25]"),
             one(&format!(
                 "{a}: spec.addresses[1]: 10.0.0.128/25 overlaps 10.0.0.0/24 of the same pool: remove one, or shorten it"
@@ -709,4 +719,27 @@ proptest! {
         let (corpus, _) = load(&[&text]);
         let _ = plan::allocate(&mut PoolAllocator::new(), &world(corpus.objects()));
     }
+}
+
+#[test]
+fn no_service_gets_the_address_of_a_node() {
+    let text = pool("a", "addresses: [10.0.0.0/30, fd00::7/128]")
+        + "---\napiVersion: v1\nkind: Node\nmetadata: {name: n1}\nstatus: {addresses: \
+           [{type: InternalIP, address: 10.0.0.1}, {type: ExternalIP, address: 'fd00::7'}]}\n";
+    let mut corpus = Corpus::new(kinds(Kinds::new()));
+    let report = corpus.load(&[SourceFile::new("0.yaml", text)]);
+    assert_eq!(report.problems, []);
+    let notices: Vec<_> = report.notices.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        notices,
+        [
+            "0.yaml:5 (document 1): IPAddressPool metallb-system/a: spec.addresses[0]: 10.0.0.0/30 has 10.0.0.1, the \
+             address of node n1, which no service gets: leave it out",
+            "0.yaml:5 (document 1): IPAddressPool metallb-system/a: spec.addresses[1]: fd00::7/128 has fd00::7, the \
+             address of node n1, which no service gets: leave it out",
+        ]
+    );
+    let world = world(corpus.objects());
+    let ranges: Vec<_> = world.pools.iter().flat_map(|pool| &pool.ranges).map(ToString::to_string).collect();
+    assert_eq!(ranges, ["10.0.0.0/32", "10.0.0.2/31"]);
 }

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use super::kubernetes::{
     EXCLUDE, EndpointSlice, FamilyPolicy, Namespace, Node, Service, ServiceEndpoints, ServiceType,
 };
-use super::metallb::{BgpAdvertisement, Communities, IpAddressPool, L2Advertisement};
+use super::metallb::{self, BgpAdvertisement, Communities, L2Advertisement};
 use super::{Objects, RequestAnnotations};
 use crate::addr::Family;
-use crate::allocator::{AllocError, AllocRequest, Families, Pools, Sharing};
+use crate::allocator::{AllocError, AllocRequest, Families, Sharing};
 use crate::id::{NodeName, ObjectName, OwnerKey};
 use crate::labels::{LabelSelector, Labels};
 use crate::plan::{self, Demand, Endpoints, Serving, TrafficPolicy, World};
@@ -17,13 +17,8 @@ use crate::plan::{self, Demand, Endpoints, Serving, TrafficPolicy, World};
 /// The world of all valid objects: pools, advertisements, nodes, endpoints, and a demand for each Service of
 /// type LoadBalancer. Gateways are added by the crate that reads them, as further demands.
 pub fn world(objects: &Objects) -> World {
-    let mut world = World {
-        // The rules between objects have settled what `Pools` would refuse.
-        pools: Pools::new(objects.iter::<IpAddressPool>().map(|(_, pool)| pool.0.clone()))
-            .unwrap_or_default(),
-        endpoints: endpoints(objects),
-        ..World::default()
-    };
+    let mut world =
+        World { pools: metallb::pools(objects), endpoints: endpoints(objects), ..World::default() };
     let communities = Communities::of(objects);
     world.advertisements.extend(objects.iter::<L2Advertisement>().map(|(_, ad)| ad.advertisement.clone()));
     world.advertisements.extend(objects.iter::<BgpAdvertisement>().map(|(_, ad)| ad.resolve(&communities)));
