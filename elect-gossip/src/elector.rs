@@ -91,7 +91,8 @@ impl LeaderElector for GossipElector {
         self.shared.renewals.subscribe()
     }
 
-    /// `NodeNamesUnique` and `KeyShared`, while another node has a name that is taken, or another key.
+    /// `NodeNamesUnique` and `KeyShared`, while another node has a name that is taken, or another key; `SeedsReachable`,
+    /// while nobody was ever met at a seed.
     fn conditions(&self) -> watch::Receiver<Vec<Condition>> {
         self.shared.conditions.subscribe()
     }

@@ -320,3 +320,21 @@ fn a_second_node_of_a_name_does_not_disturb_the_first() {
         }
     }
 }
+
+#[test]
+fn a_seed_where_nobody_answers_is_told_until_somebody_does() {
+    let mut sim = Sim::new(7, 3, Timing::default(), Net::calm());
+    sim.power_off(2);
+    sim.run(Duration::from_secs(10));
+    let told = |sim: &Sim| sim.nodes[0].elector.conditions().borrow().clone();
+    let silent = sim.nodes[2].address.to_string();
+    assert!(told(&sim).len() == 1 && told(&sim)[0].reason == "NoAnswer", "{:?}", told(&sim));
+    assert!(told(&sim)[0].message.contains(&silent), "{:?}", told(&sim));
+    sim.start(2);
+    sim.run(Duration::from_secs(10));
+    assert_eq!(told(&sim), []);
+    // It was met: that it is gone is told by the members.
+    sim.power_off(2);
+    sim.run(Duration::from_secs(10));
+    assert_eq!(told(&sim), []);
+}

@@ -375,21 +375,66 @@ fn who_only_speaks_bgp_owns_nothing_on_the_segment() {
 }
 
 #[test]
+fn nodes_whose_documents_differ_say_so_and_what_a_node_lacks_is_told() {
+    netns::test("nodes_whose_documents_differ_say_so_and_what_a_node_lacks_is_told", || {
+        let lan = Segment::new("lan").unwrap();
+        let (first, second) = (host(&lan, "n1", "192.0.2.11/24"), host(&lan, "n9", "192.0.2.12/24"));
+        let key = Path::new(netns::SCRATCH).join("key");
+        std::fs::write(&key, "07".repeat(32)).unwrap();
+        let key = key.to_str().unwrap();
+        let common = ["--forward", "none", "--key-file", key];
+        let gossip = ["--listen-gossip", "192.0.2.11:7946"];
+        let mut agent = Agent::start(&first, &manifests(), &[common.as_slice(), &gossip].concat());
+        let folder = own_manifests();
+        let earlier = "apiVersion: v1\nkind: Service\nmetadata: {name: an-earlier-one, namespace: default}\n\
+                       spec: {type: LoadBalancer, ports: [{port: 80}]}\n";
+        std::fs::write(folder.join("60-earlier.yaml"), earlier).unwrap();
+        let more = ["--announce", "both", "--router-id", "192.0.2.12", "--interface", "none*"];
+        let gossip =
+            ["--listen-gossip", "192.0.2.12:7946", "--seed", "192.0.2.11:7946", "--seed", "192.0.2.77:1"];
+        let mut other = Agent::start(&second, &folder, &[common.as_slice(), &more, &gossip].concat());
+        let mut expected = std::collections::BTreeSet::from([
+            "NoSuchNode",
+            "NoPeers",
+            "NoInterface",
+            "NoAnswer",
+            "DocumentsDiffer",
+        ]);
+        while !expected.is_empty() {
+            let told = other.wait_for("what is missing", |event| event["event"] == "condition");
+            expected.remove(told["reason"].as_str().unwrap());
+        }
+        let differs = agent.wait_for("that they differ", |event| event["reason"] == "DocumentsDiffer");
+        assert!(differs["message"].as_str().unwrap().contains("of n9 other"), "{differs}");
+        std::fs::remove_file(folder.join("60-earlier.yaml")).unwrap();
+        agent.wait_for("that they agree", |event| {
+            event["event"] == "cleared" && event["reason"] == "DocumentsDiffer"
+        });
+        assert!(other.stop(Signal::SIGTERM).success() && agent.stop(Signal::SIGTERM).success());
+    });
+}
+
+#[test]
 fn what_it_lacks_is_said_with_the_remedy() {
-    let manifests = manifests();
-    let run = |arguments: &[&str]| {
-        let output = Command::new(program())
-            .args(["--node", "n1", "--manifests"])
-            .arg(&manifests)
-            .args(arguments)
-            .output()
-            .unwrap();
-        (output.status.code(), String::from_utf8(output.stderr).unwrap())
-    };
-    let (code, said) = run(&["--listen-gossip", "127.0.0.1:0", "--key-file", "/nowhere"]);
-    assert_eq!(code, Some(1));
-    assert!(said.contains("cannot read /nowhere"), "{said}");
-    let (code, said) = run(&["--listen-gossip", "127.0.0.1:0"]);
-    assert_eq!(code, Some(2));
-    assert!(said.contains("--key-file"), "{said}");
+    netns::test("what_it_lacks_is_said_with_the_remedy", || {
+        let manifests = manifests();
+        let run = |arguments: &[&str]| {
+            let output = Command::new(program())
+                .args(["--node", "n1", "--manifests"])
+                .arg(&manifests)
+                .args(arguments)
+                .output()
+                .unwrap();
+            (output.status.code(), String::from_utf8(output.stderr).unwrap())
+        };
+        let (code, said) = run(&["--listen-gossip", "127.0.0.1:0", "--key-file", "/nowhere"]);
+        assert_eq!(code, Some(1));
+        assert!(said.contains("cannot read /nowhere"), "{said}");
+        let (code, said) = run(&["/nowhere"]);
+        assert_eq!(code, Some(1));
+        assert!(said.contains("there is no file or folder /nowhere"), "{said}");
+        let (code, said) = run(&["--listen-gossip", "127.0.0.1:0"]);
+        assert_eq!(code, Some(2));
+        assert!(said.contains("--key-file"), "{said}");
+    });
 }

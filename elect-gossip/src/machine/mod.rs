@@ -36,7 +36,7 @@ mod table;
 mod tests;
 mod troubles;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -203,6 +203,9 @@ pub struct Machine {
     me: NodeName,
     boot: Boot,
     seeds: Vec<SocketAddr>,
+    /// Those that no member was met at yet.
+    unmet: BTreeSet<SocketAddr>,
+    started: Instant,
     timing: Timing,
     sealer: Sealer,
     sequence: u64,
@@ -265,6 +268,9 @@ const ROUNDS: usize = 64;
 const CALL_FOR: Duration = Duration::from_secs(60);
 const CALL_EVERY: u64 = 20;
 
+/// How long it may take until a seed is met.
+const SEED_ANSWERS: Duration = Duration::from_secs(5);
+
 /// Those without a session are greeted, and streams looked after, every so many rounds.
 const GREET_EVERY: u64 = 4;
 
@@ -291,10 +297,13 @@ impl Machine {
         let membership = Membership::new(id, &config.timing, ChaCha8Rng::from_seed(rng.random()));
         let mut table = Table::default();
         table.set_meta(Meta::default());
+        let seeds: Vec<_> = config.seeds.iter().copied().filter(|seed| *seed != address).collect();
         Ok(Self {
             me: config.node.clone(),
             boot,
-            seeds: config.seeds.iter().copied().filter(|seed| *seed != address).collect(),
+            unmet: seeds.iter().copied().collect(),
+            seeds,
+            started: now,
             timing: config.timing,
             sealer: Sealer::new(&config.keys),
             sequence: 0,
@@ -502,11 +511,25 @@ impl Machine {
         let listening = matches!(self.phase, Phase::Listening { .. });
         if listening || self.round % GREET_EVERY == 1 {
             self.greet_all();
+            self.doubt_seeds();
         }
         self.tend_streams();
         let forget = timing.forget_after;
         self.peers.retain(|_, peer| peer.alive || now < peer.since.max(peer.word()) + forget);
         self.dirty |= listening;
+    }
+
+    /// Tells of the seeds that nobody was met at: their addresses may be wrong.
+    fn doubt_seeds(&mut self) {
+        let met = |seed: &SocketAddr| {
+            self.peers.values().any(|peer| peer.session.is_some() && peer.address == Some(*seed))
+        };
+        self.unmet.retain(|seed| !met(seed));
+        if self.now >= self.started + SEED_ANSWERS {
+            for seed in &self.unmet {
+                self.troubles.silent_seed(self.now, *seed);
+            }
+        }
     }
 
     /// Who is asked to answer this round at once. An owner needs an answer to keep its lease: two of many are

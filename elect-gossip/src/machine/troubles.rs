@@ -17,6 +17,7 @@ const MOST: usize = 8;
 enum Trouble {
     NameClash(NodeName, SocketAddr),
     ForeignKey(SocketAddr),
+    SilentSeed(SocketAddr),
 }
 
 impl Trouble {
@@ -38,6 +39,14 @@ impl Trouble {
                      same key; until then it elects without us"
                 ),
             ),
+            Self::SilentSeed(address) => Condition::no(
+                "SeedsReachable",
+                "NoAnswer",
+                format!(
+                    "no node answers at the seed {address}: see that the address is right, that a node listens there \
+                     and that UDP gets through; those that cannot be heard may own what this node owns"
+                ),
+            ),
         }
     }
 }
@@ -56,6 +65,10 @@ impl Troubles {
 
     pub(super) fn foreign_key(&mut self, now: Instant, from: SocketAddr) {
         self.see(now, Trouble::ForeignKey(from));
+    }
+
+    pub(super) fn silent_seed(&mut self, now: Instant, seed: SocketAddr) {
+        self.see(now, Trouble::SilentSeed(seed));
     }
 
     fn see(&mut self, now: Instant, trouble: Trouble) {

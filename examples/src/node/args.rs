@@ -15,7 +15,7 @@ use crate::files::STDIN;
 #[derive(Args, Clone, Debug)]
 pub struct NodeArgs {
     /// This node's name, as its Node document and its endpoints have it
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = node_name)]
     pub node: String,
 
     /// YAML of MetalLB, Kubernetes and the Gateway API: files or folders; read again when they change
@@ -152,6 +152,19 @@ fn manifest_path() -> impl TypedValueParser<Value = PathBuf> {
     })
 }
 
+/// A name that a Node can have (RFC 1123), capitals let pass.
+fn node_name(text: &str) -> Result<String, String> {
+    let is_one = |text: &str| {
+        let known = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+        !text.is_empty() && text.len() <= 253 && text.bytes().all(known)
+    };
+    if is_one(text) {
+        Ok(text.to_owned())
+    } else {
+        Err("a node's name is of letters, digits, - and .".to_owned())
+    }
+}
+
 /// A duration that is not zero.
 fn duration(text: &str) -> Result<Duration, String> {
     let span = parse_duration(text).map_err(|error| error.to_string())?;
@@ -195,6 +208,7 @@ mod tests {
     fn what_is_wrong_is_said_with_the_fix() {
         for (line, said) in [
             ("--node n1", "--manifests"),
+            ("--node n/1 --manifests a", "a node's name"),
             ("--node n1 --manifests a -", "write them to a file"),
             ("--node n1 --manifests a --heartbeat 50", "write one like 90s, 1m30s or 300ms"),
             ("--node n1 --manifests a --heartbeat 0s", "no time at all"),

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use announce_bgp::BgpAnnouncer;
+use announce_bgp::manifest::BgpPeer;
 use announce_l2::machine::Interface;
 use gateway_router::manifest::GatewayDocument;
 use lbcore::allocator::{IpAllocator, PoolAllocator};
@@ -15,11 +16,12 @@ use lbcore::announce::{AnnounceSet, AnnounceState, Announcement, Announcer, Inte
 use lbcore::condition::{Condition, Status};
 use lbcore::elect::{Bid, Candidacy, LeaderElector, Ownership, Term};
 use lbcore::id::{NodeName, OwnerKey, Role};
-use lbcore::manifest::{IpAddressPool, Namespace, Objects, Service};
+use lbcore::manifest::{IpAddressPool, Namespace, Node, Objects, Service};
 use lbcore::plan::{self, Allocations, LocalHealth, World};
 use lbcore::time::{Duration, Instant};
 use tokio::time::timeout;
 
+use super::agreement::{self, Agreement};
 use super::bgp;
 use super::delivery::{Delivery, DeliveryError};
 use super::events::{Event, Teller};
@@ -77,6 +79,8 @@ pub struct Controller {
     /// Whether this node's allocations are those of the other nodes: see [`trusts_documents`].
     trusted: bool,
     links: Links,
+    /// No interface can be answered on.
+    no_interface: bool,
     /// Of the last candidacy or set; raised with each that differs from the one before.
     generation: u64,
     bids: BTreeMap<Role, Bid>,
@@ -84,6 +88,9 @@ pub struct Controller {
     deliverable: BTreeSet<IpAddr>,
     /// What is wrong with the peers that the documents ask for.
     peer_conditions: Vec<(String, Condition)>,
+    /// Whether the documents and this machine have what the announcers need.
+    found_missing: Vec<(String, Condition)>,
+    agreement: Agreement,
     /// What is wrong on this machine.
     conditions: Vec<(String, Condition)>,
     told: Told,
@@ -95,7 +102,8 @@ struct Told {
     members: BTreeSet<NodeName>,
     owners: BTreeMap<IpAddr, (NodeName, Term)>,
     allocated: BTreeMap<OwnerKey, Vec<IpAddr>>,
-    conditions: BTreeMap<(String, String), Condition>,
+    conditions: BTreeMap<(String, String), BTreeSet<Condition>>,
+    problems: bool,
     readiness: Option<Readiness>,
 }
 
@@ -114,11 +122,14 @@ impl Controller {
             loaded: false,
             trusted: false,
             links: Links::default(),
+            no_interface: false,
             generation: 0,
             bids: BTreeMap::new(),
             desired: BTreeMap::new(),
             deliverable: BTreeSet::new(),
             peer_conditions: Vec::new(),
+            found_missing: Vec::new(),
+            agreement: Agreement::default(),
             conditions: Vec::new(),
             told: Told::default(),
         }
@@ -143,6 +154,14 @@ impl Controller {
         for notice in &report.notices {
             self.teller.tell(&Event::Notice(notice.to_string()));
         }
+        if self.manifests.are_missing() {
+            self.teller.tell(&Event::Notice("there are no .yaml, .yml or .json files to read".to_owned()));
+        }
+        if std::mem::replace(&mut self.told.problems, !report.problems.is_empty())
+            && report.problems.is_empty()
+        {
+            self.teller.tell(&Event::Notice("all problems of the documents are mended".to_owned()));
+        }
         let objects = self.manifests.objects();
         self.loaded = true;
         self.trusted |= self.hands.alone || trusts_documents(objects);
@@ -151,6 +170,7 @@ impl Controller {
             Some(bgp) => set_peers(bgp, objects, &self.me),
             None => Vec::new(),
         };
+        self.found_missing = missing(objects, &self.me, self.hands.bgp.is_some());
         // Anew from the documents each time: all nodes come to the same allocations, whatever each has seen before.
         let mut allocator = PoolAllocator::default();
         allocator.set_pools(&self.world.pools);
@@ -180,6 +200,7 @@ impl Controller {
 
     /// Heeds which interfaces are up.
     pub async fn set_interfaces(&mut self, interfaces: &[Interface]) {
+        self.no_interface = interfaces.is_empty();
         self.links.update(Instant::now(), interfaces);
         self.apply().await;
     }
@@ -224,6 +245,10 @@ impl Controller {
         // First everything that an announcement relies on …
         let wanted = self.candidate_addresses();
         let mut conditions = self.peer_conditions.clone();
+        conditions.extend(self.found_missing.iter().cloned());
+        if answers && self.no_interface {
+            conditions.push(("l2".to_owned(), no_interface()));
+        }
         if !self.trusted {
             conditions.push(("documents".to_owned(), not_trusted()));
         }
@@ -257,7 +282,10 @@ impl Controller {
         }
 
         // … then the announcements and the bids …
-        let bids = plan::candidacy(&self.world, &self.allocations, &self.me, &self.health);
+        let mut bids = plan::candidacy(&self.world, &self.allocations, &self.me, &self.health);
+        if self.takes_part() {
+            bids.insert(agreement::role(&self.allocations), Bid::default());
+        }
         let announcements =
             plan::announce(&self.world, &self.allocations, &ownership, &self.me, &self.health);
         self.announce("l2", announcements.l2, announcements.standby, &ownership);
@@ -282,6 +310,11 @@ impl Controller {
         self.tell_ownership(&ownership);
         self.conditions = conditions;
         self.tell_conditions();
+    }
+
+    /// Whether its allocations are to be those of all others.
+    fn takes_part(&self) -> bool {
+        !self.hands.alone && self.trusted && !self.health.draining
     }
 
     /// The addresses that this node may announce, whether or not it is fit to now.
@@ -381,6 +414,11 @@ impl Controller {
         for (owner, outlook) in plan::outlook(&self.world, &self.allocations) {
             conditions.extend(outlook.obstacle().map(|condition| (owner.to_string(), condition.clone())));
         }
+        if self.takes_part() {
+            let (mine, ownership) = (agreement::role(&self.allocations), self.hands.elector.ownership());
+            let differs = self.agreement.condition(Instant::now(), &mine, &ownership.borrow());
+            conditions.extend(differs.map(|condition| ("documents".to_owned(), condition)));
+        }
         let electing = self.hands.elector.conditions().borrow().clone();
         let troubles = electing.into_iter().filter(|condition| condition.status != Status::True);
         conditions.extend(troubles.map(|condition| ("elector".to_owned(), condition)));
@@ -393,13 +431,14 @@ impl Controller {
                 }
             }
         }
-        let mut now = BTreeMap::new();
+        let mut now: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
         for (about, condition) in conditions {
-            now.insert((about, condition.reason.to_string()), condition);
+            now.entry((about, condition.reason.to_string())).or_default().insert(condition);
         }
-        for ((about, reason), condition) in &now {
-            if self.told.conditions.get(&(about.clone(), reason.clone())) != Some(condition) {
-                let event = Event::Condition { about: about.clone(), condition: condition.clone() };
+        for (key, conditions) in &now {
+            let told = self.told.conditions.get(key);
+            for condition in conditions.iter().filter(|it| told.is_none_or(|told| !told.contains(*it))) {
+                let event = Event::Condition { about: key.0.clone(), condition: condition.clone() };
                 self.teller.tell(&event);
             }
         }
@@ -434,6 +473,30 @@ fn not_trusted() -> Condition {
     let why = "this node started with pools, Services, Namespaces or Gateways that are not all valid, and cannot know \
                what the other nodes keep of them: it takes part as soon as they are mended";
     Condition::no("Eligible", "InvalidDocuments", why)
+}
+
+/// What the documents lack for the node `me`.
+fn missing(objects: &Objects, me: &NodeName, speaks_bgp: bool) -> Vec<(String, Condition)> {
+    let mut missing = Vec::new();
+    let nodes: Vec<_> = objects.iter::<Node>().map(|(name, _)| &*name.name).collect();
+    if !nodes.is_empty() && !nodes.contains(&me.as_str()) {
+        let why = format!(
+            "there is no Node {me}, but {}: give this node's name as --node, or add its document",
+            nodes.join(", ")
+        );
+        missing.push(("documents".to_owned(), Condition::no("NodeKnown", "NoSuchNode", why)));
+    }
+    if speaks_bgp && objects.iter::<BgpPeer>().next().is_none() {
+        let why = "there is no BGPPeer, so that no router is told anything: add one";
+        missing.push(("bgp".to_owned(), Condition::no("PeersAccepted", "NoPeers", why)));
+    }
+    missing
+}
+
+fn no_interface() -> Condition {
+    let why = "there is no interface to answer on: see that there is one that is up and has Ethernet addresses, and \
+               that a pattern given by --interface fits it";
+    Condition::no("InterfaceReady", "NoInterface", why)
 }
 
 fn undeliverable(error: &DeliveryError) -> Condition {

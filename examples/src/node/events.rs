@@ -56,6 +56,8 @@ pub enum Event {
     Draining(bool),
     /// The node stops.
     Stopping,
+    /// It stopped, and took back what it did to this machine.
+    Stopped,
 }
 
 /// Where events go.
@@ -109,6 +111,7 @@ impl Teller {
             Event::Readiness(Err(why)) => json!({"event": "readiness", "ready": false, "reason": why}),
             Event::Draining(draining) => json!({"event": "draining", "draining": draining}),
             Event::Stopping => json!({"event": "stopping"}),
+            Event::Stopped => json!({"event": "stopped"}),
         };
         value["node"] = json!(self.node.as_str());
         value
@@ -134,6 +137,7 @@ fn text(event: &Event) -> String {
         Event::Draining(true) => "draining".to_owned(),
         Event::Draining(false) => "takes part again".to_owned(),
         Event::Stopping => "stopping".to_owned(),
+        Event::Stopped => "stopped: nothing is announced, and this machine is as it was".to_owned(),
     }
 }
 

@@ -41,6 +41,11 @@ impl Manifests {
         self.corpus.load(&files)
     }
 
+    /// Whether there were no files at all in the last load.
+    pub fn are_missing(&self) -> bool {
+        self.settling.loaded.is_empty()
+    }
+
     /// What is valid.
     pub fn objects(&self) -> &Objects {
         self.corpus.objects()

@@ -4,6 +4,7 @@
 //! answers for which address. [`main`] is the whole program: the `node` example and the nodes of the lab are
 //! both this function.
 
+pub mod agreement;
 pub mod args;
 pub mod bgp;
 pub mod controller;
@@ -19,6 +20,7 @@ pub mod readiness;
 pub mod services;
 
 use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -27,7 +29,7 @@ use std::time::Duration;
 use announce_bgp::BgpAnnouncer;
 use announce_l2::driver::{self as l2, L2Announcer};
 use announce_l2::machine::Interface;
-use elect_gossip::{ClusterKey, GossipElector, Keyring, Timing};
+use elect_gossip::{BuildError, ClusterKey, GossipElector, Keyring, Timing};
 use lbcore::announce::{Announcer, Stop, forward_renewals};
 use lbcore::elect::{LeaderElector, Solo};
 use lbcore::id::NodeName;
@@ -59,6 +61,10 @@ pub struct NodeError {
 }
 
 impl NodeError {
+    fn plain(what: String) -> Self {
+        Self { what, source: None }
+    }
+
     fn new(what: impl Into<String>, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self { what: what.into(), source: Some(source.into()) }
     }
@@ -146,9 +152,12 @@ async fn run(args: &NodeArgs) -> Result<(), NodeError> {
     let mut signals = Signals::new().map_err(|error| NodeError::new("cannot listen for signals", error))?;
     let (mut announcing, mut electing, mut serving) = (Stage::default(), Stage::default(), Stage::default());
     let connections = limits::connections();
+    if let Some(path) = args.manifests.iter().find(|path| !path.exists()) {
+        return Err(NodeError::plain(format!("there is no file or folder {}", path.display())));
+    }
     let _only_one = args.changes_the_machine().then(claim_the_machine).transpose()?;
 
-    let gossip = start_gossip(args, &me, &mut electing)?;
+    let gossip = start_gossip(args, &me, &teller, &mut electing)?;
     let elector: Arc<dyn LeaderElector> = match &gossip {
         Some(gossip) => Arc::new(gossip.clone()),
         None => Arc::new(Solo::new(me.clone())),
@@ -233,6 +242,9 @@ async fn run(args: &NodeArgs) -> Result<(), NodeError> {
     electing.stop("elector", HAND_OVER).await;
     serving.stop("gateways", args.grace + HAND_OVER).await;
     controller.undo().await;
+    if ended.is_ok() {
+        teller.tell(&Event::Stopped);
+    }
     ended
 }
 
@@ -275,18 +287,28 @@ async fn heed_interfaces(controller: &mut Controller, gossip: Option<&GossipElec
 fn start_gossip(
     args: &NodeArgs,
     me: &NodeName,
+    teller: &Teller,
     stage: &mut Stage,
 ) -> Result<Option<GossipElector>, NodeError> {
     let (Some(listen), Some(key_file)) = (args.listen_gossip, &args.key_file) else { return Ok(None) };
     let unreadable = |error| NodeError::new(format!("cannot read {}", key_file.display()), error);
     let key = std::fs::read_to_string(key_file).map_err(unreadable)?;
+    if std::fs::metadata(key_file).is_ok_and(|metadata| metadata.mode() & 0o077 != 0) {
+        let notice = format!("others can read the key: chmod 600 {}", key_file.display());
+        teller.tell(&Event::Notice(notice));
+    }
     let key: ClusterKey =
         key.parse().map_err(|error| NodeError::new(format!("{} holds no key", key_file.display()), error))?;
     let config = elect_gossip::Config::new(me.clone(), listen, Keyring::new(key))
         .with_seeds(args.seeds.iter().copied())
         .with_timing(Timing::new(args.heartbeat, args.misses));
-    let (elector, driver) =
-        GossipElector::new(&config).map_err(|error| NodeError::new("cannot join the other nodes", error))?;
+    let refused = |error| match error {
+        BuildError::Advertise { bind } => NodeError::plain(format!(
+            "the others cannot be told to reach this node at {bind}: give --listen-gossip an address of this node"
+        )),
+        error => NodeError::new("cannot join the other nodes", error),
+    };
+    let (elector, driver) = GossipElector::new(&config).map_err(refused)?;
     stage.spawn("gossip", |stop| driver.run(stop));
     Ok(Some(elector))
 }
@@ -310,8 +332,7 @@ fn start_bgp(
 ) -> Result<BgpAnnouncer, NodeError> {
     // What is wrong with them is told when the controller reads them.
     manifests.load();
-    let speaker = bgp::config(manifests.objects(), me, args.router_id)
-        .map_err(|why| NodeError { what: why, source: None })?;
+    let speaker = bgp::config(manifests.objects(), me, args.router_id).map_err(NodeError::plain)?;
     let (announcer, driver) = BgpAnnouncer::new(speaker)
         .map_err(|error| NodeError::new("the BGP speaker cannot be configured", error))?;
     stage.spawn("speaking BGP", |stop| driver.run(stop));
