@@ -1,5 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
+// Without it the links of the other crates are raw brackets wherever this one's pages are not there yet.
+#![doc(html_root_url = "https://docs.rs/lbcore/latest")]
 
 pub mod addr;
 pub mod allocator;

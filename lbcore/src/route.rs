@@ -4,6 +4,38 @@ use http::{HeaderMap, Method};
 
 /// Finds the rule that an HTTP request matches.
 ///
+/// ```
+/// use http::{HeaderMap, Method};
+/// use lbcore::route::{Outcome, RequestHead, RouteMatcher};
+///
+/// /// Knows paths only. The crate `gateway-router` has a matcher that keeps the contract.
+/// struct ByPath(Vec<(&'static str, &'static str)>);
+///
+/// impl RouteMatcher for ByPath {
+///     type Target = &'static str;
+///
+///     fn find<'t>(&'t self, head: &RequestHead<'_>) -> Outcome<'t, &'static str> {
+///         let matching = self.0.iter().filter(|(prefix, _)| head.path.starts_with(prefix));
+///         let longest = matching.max_by_key(|(prefix, _)| prefix.len());
+///         longest.map_or(Outcome::NotFound, |(_, backend)| Outcome::Found(backend))
+///     }
+/// }
+///
+/// let routes = ByPath(vec![("/", "web"), ("/api/", "api")]);
+/// let (method, headers) = (Method::GET, HeaderMap::new());
+/// let head = RequestHead {
+///     port: 80,
+///     server_name: None,
+///     host: "www.example.com",
+///     path: "/api/carts",
+///     query: None,
+///     method: &method,
+///     headers: &headers,
+/// };
+/// assert_eq!(routes.find(&head), Outcome::Found(&"api"));
+/// assert_eq!(routes.find(&RequestHead { path: "/", ..head }), Outcome::Found(&"web"));
+/// ```
+///
 /// # Contract
 /// Binds implementors; [`conformance::matcher`](crate::conformance) asserts it.
 /// - The precedence is the one of the Gateway API (`HTTPRouteRule.matches`): host, then exact path, longest

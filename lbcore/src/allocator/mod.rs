@@ -33,6 +33,31 @@ use crate::labels::Labels;
 /// the choice for one request depends only on the pools and on what is allocated, never on the order of maps or
 /// documents.
 ///
+/// ```
+/// use std::net::IpAddr;
+/// use lbcore::allocator::{AllocRequest, IpAllocator, Pool, PoolAllocator, Pools};
+/// use lbcore::id::OwnerKey;
+///
+/// let mut allocator: Box<dyn IpAllocator> = Box::new(PoolAllocator::new());
+/// allocator.set_pools(&Pools::new([Pool::new("lan", ["192.0.2.10/31".parse()?])])?);
+///
+/// // What the world shows first, what is new then.
+/// let web = AllocRequest::new(OwnerKey::service("shop", "web"));
+/// allocator.adopt(&web, &["192.0.2.11".parse()?])?;
+/// let api = AllocRequest::new(OwnerKey::service("shop", "api"));
+/// assert_eq!(allocator.allocate(&api)?.addresses, [IpAddr::from([192, 0, 2, 10])]);
+/// assert_eq!(allocator.allocate(&web)?.addresses, [IpAddr::from([192, 0, 2, 11])], "it stays");
+///
+/// // Why not, as a text for people and as a word for programs.
+/// let mail = AllocRequest::new(OwnerKey::service("shop", "mail"));
+/// let refused = allocator.allocate(&mail).unwrap_err();
+/// assert_eq!(refused.reason(), "PoolExhausted", "{refused}");
+///
+/// allocator.release(&api.owner);
+/// assert!(allocator.allocate(&mail).is_ok());
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
+///
 /// # Contract
 /// Binds implementors; [`conformance::allocator`](crate::conformance) asserts it.
 /// - Every address of an allocation lies in the pool that it names, and the pool's rules permit it.

@@ -18,6 +18,57 @@ use crate::time::Instant;
 /// Level-triggered: it is given the whole set that should be announced, and reports what is. All methods are
 /// synchronous, never block, and are safe to call from anywhere; there is nothing to cancel.
 ///
+/// A controller works with any announcer; this one is there to be looked at. The page
+/// [Write your own announcer](crate::manual::own_announcer) has one that keeps the contract.
+///
+/// ```
+/// use std::sync::{Arc, Mutex};
+/// use lbcore::announce::{AnnounceSet, AnnounceStatus, Announcer, AnnouncerCapabilities};
+/// use lbcore::elect::{Bid, Candidacy, LeaderElector, LeaseId, Solo};
+/// use lbcore::id::Role;
+/// use lbcore::time::Instant;
+/// use tokio::sync::watch;
+///
+/// /// Remembers what it is told, and tells nobody.
+/// #[derive(Debug, Default)]
+/// struct Recorder {
+///     desired: Mutex<Arc<AnnounceSet>>,
+///     leases: Mutex<Vec<(LeaseId, Instant)>>,
+///     status: watch::Sender<Arc<AnnounceStatus>>,
+/// }
+///
+/// impl Announcer for Recorder {
+///     fn set_desired(&self, desired: Arc<AnnounceSet>) {
+///         *self.desired.lock().unwrap() = desired;
+///     }
+///     fn renew(&self, lease: LeaseId, until: Instant) {
+///         self.leases.lock().unwrap().push((lease, until));
+///     }
+///     fn status(&self) -> watch::Receiver<Arc<AnnounceStatus>> {
+///         self.status.subscribe()
+///     }
+///     fn capabilities(&self) -> AnnouncerCapabilities {
+///         AnnouncerCapabilities::new(false, false)
+///     }
+/// }
+///
+/// /// Hands on what this node owns, and until when.
+/// fn announce(elector: &dyn LeaderElector, announcer: &dyn Announcer) {
+///     announcer.set_desired(Arc::new(AnnounceSet::owned(&elector.ownership().borrow())));
+///     elector.renewals().borrow().0.iter().for_each(|(lease, until)| announcer.renew(*lease, *until));
+/// }
+///
+/// let elector = Solo::new("n1".into());
+/// let address = "192.0.2.10".parse()?;
+/// elector.set_candidacy(Arc::new(Candidacy::new(1, [(Role::Address(address), Bid::default())])));
+/// let announcer = Recorder::default();
+/// announce(&elector, &announcer);
+///
+/// let lease = announcer.desired.lock().unwrap().entries[&address].lease;
+/// assert_eq!(lease, Some(announcer.leases.lock().unwrap()[0].0), "it is fenced by the lease that holds");
+/// # Ok::<_, std::net::AddrParseError>(())
+/// ```
+///
 /// # Contract
 /// Binds implementors; [`conformance::announcer`](crate::conformance) asserts it.
 /// - An announcement with a lease is made only while the lease holds: before the first renewal and from the
@@ -32,7 +83,7 @@ pub trait Announcer: fmt::Debug + Send + Sync {
     /// The lease holds until `until`. Carries only time; an earlier deadline than the one known is ignored.
     fn renew(&self, lease: LeaseId, until: Instant);
 
-    /// What the network is being told now. Wait on it with [`watch::Receiver::wait_for`] and a predicate on
+    /// What the network is being told now. Wait on it with `wait_for` and a predicate on
     /// [`AnnounceStatus::generation`].
     fn status(&self) -> watch::Receiver<Arc<AnnounceStatus>>;
 

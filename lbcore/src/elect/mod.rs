@@ -21,6 +21,31 @@ pub use solo::Solo;
 /// Level-triggered: a node says what it could own, and watches what it does own. All methods are synchronous,
 /// never block, and are safe to call from anywhere; there is nothing to cancel.
 ///
+/// ```
+/// use std::net::IpAddr;
+/// use std::sync::Arc;
+/// use lbcore::elect::{Bid, Candidacy, LeaderElector, Solo};
+/// use lbcore::id::Role;
+///
+/// /// Waits until this node owns `role`, by whatever elector.
+/// async fn owned(elector: &dyn LeaderElector, role: &Role) -> bool {
+///     let mut ownership = elector.ownership();
+///     ownership.wait_for(|now| now.mine.contains_key(role)).await.is_ok()
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let elector = Solo::new("n1".into()); // alone: what it bids for it owns
+/// let address = Role::Address(IpAddr::from([192, 0, 2, 10]));
+/// elector.set_candidacy(Arc::new(Candidacy::new(1, [(address.clone(), Bid::default())])));
+/// assert!(owned(&elector, &address).await);
+///
+/// // To hand it over: the same bid, but draining. To give it up: no bid.
+/// elector.set_candidacy(Arc::new(Candidacy::new(2, [])));
+/// assert!(elector.ownership().borrow().roles.is_empty());
+/// # }
+/// ```
+///
 /// # Contract
 /// Binds implementors; [`conformance::elector`](crate::conformance) asserts it.
 /// - At any moment at most one node holds an unexpired lease for a role, within the bounds that
@@ -38,7 +63,7 @@ pub trait LeaderElector: fmt::Debug + Send + Sync {
     fn set_candidacy(&self, mine: Arc<Candidacy>);
 
     /// Who owns what, as this node knows it. The value is always complete; wait on it with
-    /// [`watch::Receiver::wait_for`] and a predicate.
+    /// `wait_for` and a predicate.
     fn ownership(&self) -> watch::Receiver<Arc<Ownership>>;
 
     /// Until when this node's own leases hold. Changes with every renewal, many times a second, and carries only
