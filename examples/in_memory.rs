@@ -20,13 +20,13 @@ struct Printer(watch::Sender<Arc<AnnounceStatus>>);
 
 impl Announcer for Printer {
     fn set_desired(&self, desired: Arc<AnnounceSet>) {
-        desired
-            .entries
-            .iter()
-            .for_each(|(address, how)| println!("announce: {address} is here, by {:?}", how.lease));
+        for (address, how) in &desired.entries {
+            let lease = how.lease.map_or("no lease".to_owned(), |lease| lease.to_string());
+            println!("announce: {address} is here, by {lease}");
+        }
     }
     fn renew(&self, lease: LeaseId, until: Instant) {
-        println!("announce: {lease} holds until {until:?}");
+        println!("announce: {lease} runs out: {until:?}");
     }
     fn status(&self) -> watch::Receiver<Arc<AnnounceStatus>> {
         self.0.subscribe()
@@ -41,7 +41,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut allocator: Box<dyn IpAllocator> = Box::new(PoolAllocator::new());
     allocator.set_pools(&Pools::new([Pool::new("office", ["192.0.2.0/28".parse()?])])?);
     let held = allocator.allocate(&AllocRequest::new(OwnerKey::service("default", "web")))?;
-    println!("allocate: {} gets {:?} of pool {}", held.owner, held.addresses, held.pool);
+    for address in &held.addresses {
+        println!("allocate: {} gets {address} of pool {}", held.owner, held.pool);
+    }
 
     // Which node: a LeaderElector. This one is alone; the others have the same face.
     let elector: Arc<dyn LeaderElector> = Arc::new(Solo::new("n1".into()));

@@ -13,6 +13,7 @@ fn main() -> ExitCode {
     /// SIGTERM and SIGINT hand everything over and stop; SIGUSR1 drains, SIGUSR2 ends the drain; SIGHUP reads the manifests
     /// again at once.
     #[derive(Debug, Parser)]
+    #[command(name = "node", version)]
     struct Line {
         #[command(flatten)]
         node: lbcore_examples::node::args::NodeArgs,

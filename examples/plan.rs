@@ -14,9 +14,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use clap::builder::NonEmptyStringValueParser;
 use lbcore::allocator::{IpAllocator, PoolAllocator, Usage};
 use lbcore::condition::Status;
 use lbcore::id::{NodeName, OwnerKey, PoolName};
+use lbcore::manifest::Printable;
 use lbcore::plan::{self, Endpoints, Outlook, World};
 use lbcore_examples::files;
 use serde_json::json;
@@ -26,7 +28,11 @@ use serde_json::json;
 /// Services that show an address in `status.loadBalancer.ingress` keep it if they can; the rest are served by age
 /// (creationTimestamp), then by name. Nothing is changed anywhere.
 #[derive(Debug, Parser)]
-#[command(after_help = "Exit status: 0 all have their addresses, 1 some were refused one, 2 bad input.")]
+#[command(
+    name = "plan",
+    version,
+    after_help = "Exit status: 0 all have their addresses, 1 some were refused one, 2 bad input, or the output cannot be written."
+)]
 pub(crate) struct Args {
     /// YAML or JSON of MetalLB, Kubernetes and the Gateway API: files, folders, or - for the standard input
     #[arg(required = true, value_name = "PATH")]
@@ -37,7 +43,7 @@ pub(crate) struct Args {
     json: bool,
 
     /// Serves services with this loadBalancerClass, instead of those without one
-    #[arg(long, value_name = "CLASS")]
+    #[arg(long, value_name = "CLASS", value_parser = NonEmptyStringValueParser::new())]
     class: Option<String>,
 
     /// Lets nodes with the label node.kubernetes.io/exclude-from-external-load-balancers announce
@@ -46,16 +52,38 @@ pub(crate) struct Args {
 }
 
 fn main() -> ExitCode {
-    let code = run(&Args::parse(), &mut io::stdout().lock(), &mut io::stderr().lock());
-    // A reader that has seen enough, as `head`, is no error.
-    ExitCode::from(code.unwrap_or(0))
+    let (mut out, mut err) = (io::stdout().lock(), io::stderr().lock());
+    let ended = run(&Args::parse(), &mut out, &mut err);
+    ExitCode::from(code(ended, &mut err))
+}
+
+/// The exit status of a [`run`] that ended so.
+pub(crate) fn code(ended: io::Result<u8>, err: &mut dyn Write) -> u8 {
+    match ended {
+        Ok(code) => code,
+        // A reader that has seen enough, as `head`, is no error.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
+        Err(error) => {
+            // Who cannot read this either has the status.
+            let _ = writeln!(err, "error: the output cannot be written: {error}");
+            2
+        }
+    }
 }
 
 /// Plans, and returns the exit status.
 pub(crate) fn run(args: &Args, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<u8> {
-    let files = files::read_once(&args.paths);
+    let (files, barren) = files::read_once(&args.paths);
+    for folder in barren {
+        let (kind, folder) =
+            (if files.is_empty() { "error" } else { "notice" }, folder.display().to_string());
+        let folder = Printable(&folder);
+        writeln!(
+            err,
+            "{kind}: {folder}: no .yaml, .yml or .json file is there: name a file, or a folder that has some"
+        )?;
+    }
     if files.is_empty() {
-        writeln!(err, "error: no .yaml, .yml or .json file there: name a file, or a folder that has some")?;
         return Ok(2);
     }
     let mut corpus = files::corpus();
@@ -91,13 +119,17 @@ pub(crate) fn run(args: &Args, out: &mut dyn Write, err: &mut dyn Write) -> io::
 
     let text = if args.json { lines(&outlooks) } else { table(&world, &outlooks, &allocator.usage()) };
     out.write_all(text.as_bytes())?;
+    out.flush()?;
     Ok(u8::from(outlooks.values().any(is_refused)))
 }
 
 /// Whether it should have an address of ours and has not got what it asks for.
 fn is_refused(outlook: &Outlook) -> bool {
-    let allocated = &outlook.conditions[0];
-    allocated.status != Status::True && allocated.reason != "OtherClass"
+    outlook.conditions[0].status != Status::True && !is_of_other_class(outlook)
+}
+
+fn is_of_other_class(outlook: &Outlook) -> bool {
+    outlook.conditions[0].reason == "OtherClass"
 }
 
 fn via(outlook: &Outlook) -> Vec<&'static str> {
@@ -150,13 +182,14 @@ fn table(world: &World, outlooks: &BTreeMap<OwnerKey, Outlook>, usage: &BTreeMap
         let mut rows = vec![[title, "ADDRESS", "POOL", "VIA", "NODES"].map(str::to_owned)];
         let mut whys = vec![None];
         for (owner, outlook) in outlooks.iter().filter(|(owner, _)| is_of_kind(owner)) {
-            rows.push([
+            let row = [
                 owner.object().to_string(),
                 or_dash(&outlook.addresses),
                 outlook.pool.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
                 or_dash(&via(outlook)),
                 or_dash(&outlook.nodes().into_iter().collect::<Vec<_>>()),
-            ]);
+            ];
+            rows.push(row.map(|cell| Printable(&cell).to_string()));
             whys.push(outlook.obstacle());
         }
         if rows.len() == 1 {
@@ -172,7 +205,7 @@ fn table(world: &World, outlooks: &BTreeMap<OwnerKey, Outlook>, usage: &BTreeMap
                 row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
             let _ = writeln!(text, "{}", cells.join("  ").trim_end());
             if let Some(why) = why {
-                let _ = writeln!(text, "    {}: {}", why.reason, why.message);
+                let _ = writeln!(text, "    {}: {}", why.reason, Printable(&why.message));
             }
         }
         text.push('\n');
@@ -189,16 +222,16 @@ fn table(world: &World, outlooks: &BTreeMap<OwnerKey, Outlook>, usage: &BTreeMap
             .map(|(family, assigned, available)| format!("{family} {assigned} in use, {available} free"))
             .collect();
         let draining = if pool.draining { " (drains)" } else { "" };
-        let _ = writeln!(text, "pool {}{draining}: {}", pool.name, parts.join("; "));
+        let _ = writeln!(text, "pool {}{draining}: {}", Printable(pool.name.as_str()), parts.join("; "));
     }
-    let refused = outlooks.values().filter(|outlook| is_refused(outlook)).count();
-    let unannounced =
-        outlooks.values().filter(|outlook| !outlook.addresses.is_empty() && via(outlook).is_empty()).count();
-    let served = outlooks.values().filter(|outlook| !outlook.addresses.is_empty()).count();
+    let count = |counts: &dyn Fn(&Outlook) -> bool| outlooks.values().filter(|o| counts(o)).count();
+    let (all, refused, others) = (outlooks.len(), count(&is_refused), count(&is_of_other_class));
+    let unannounced = count(&|outlook| !outlook.addresses.is_empty() && via(outlook).is_empty());
     let _ = writeln!(
         text,
-        "{served} of {} have an address, {refused} were refused one, {unannounced} with one are announced by nobody",
-        outlooks.len()
+        "{} of {all} have their addresses, {refused} were refused one, {others} of another class; \
+         {unannounced} with an address are announced by nobody",
+        all - refused - others
     );
     text
 }

@@ -41,12 +41,14 @@ pub fn world(objects: &Objects) -> World {
 /// once, under the first of its names. What cannot be read is among the files, with the reason: a link that leads
 /// nowhere, and whatever is neither file nor folder, since a pipe or a device may never end.
 pub fn read(paths: &[PathBuf]) -> Vec<SourceFile> {
-    Reading::default().of(paths)
+    Reading::default().of(paths).files
 }
 
 /// The same for who reads once: a pipe that the user names, such as a shell's `<(kubectl get …)`, is read to its end.
-pub fn read_once(paths: &[PathBuf]) -> Vec<SourceFile> {
-    Reading { pipes: true, ..Reading::default() }.of(paths)
+/// Also returns the folders of `paths` that have no manifest.
+pub fn read_once(paths: &[PathBuf]) -> (Vec<SourceFile>, Vec<PathBuf>) {
+    let reading = Reading { pipes: true, ..Reading::default() }.of(paths);
+    (reading.files, reading.barren)
 }
 
 #[derive(Debug, Default)]
@@ -54,13 +56,17 @@ struct Reading {
     files: Vec<SourceFile>,
     /// The files and folders that were met.
     seen: BTreeSet<Identity>,
+    /// How many manifests were met, and folders met again.
+    met: usize,
+    /// The folders that the user names and that have no manifest.
+    barren: Vec<PathBuf>,
     stdin_is_read: bool,
     /// Whether pipes that the user names are read.
     pipes: bool,
 }
 
 impl Reading {
-    fn of(mut self, paths: &[PathBuf]) -> Vec<SourceFile> {
+    fn of(mut self, paths: &[PathBuf]) -> Self {
         for path in paths {
             if path.as_os_str() == STDIN {
                 self.stdin();
@@ -68,7 +74,7 @@ impl Reading {
                 self.path(path, true);
             }
         }
-        self.files
+        self
     }
 
     fn stdin(&mut self) {
@@ -87,11 +93,18 @@ impl Reading {
         let wanted = named || is_manifest(&name);
         match fs::metadata(path).and_then(|metadata| Ok((identity(path, &metadata)?, metadata))) {
             Ok((identity, kind)) if kind.is_dir() => {
+                let before = self.met;
                 if self.seen.insert(identity) {
                     self.folder(path);
+                } else {
+                    self.met += 1;
+                }
+                if named && self.met == before {
+                    self.barren.push(path.to_owned());
                 }
             }
             Ok((identity, kind)) if wanted => {
+                self.met += 1;
                 if self.seen.insert(identity) {
                     self.push(
                         path.display().to_string(),
@@ -110,7 +123,7 @@ impl Reading {
                     self.unreadable(path, "there is no such file or folder");
                 }
             }
-            Err(error) => self.unreadable(path, error.to_string()),
+            Err(error) => self.unreadable(path, why(&error)),
         }
     }
 
@@ -124,21 +137,19 @@ impl Reading {
                     self.path(&path, false);
                 }
             }
-            Err(error) => self.unreadable(folder, error.to_string()),
+            Err(error) => self.unreadable(folder, why(&error)),
         }
     }
 
     fn push(&mut self, name: String, text: io::Result<String>) {
         self.files.push(match text {
             Ok(text) => SourceFile::new(name, text),
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                SourceFile::unreadable(name, "it is not text in UTF-8: convert it, or leave it out")
-            }
-            Err(error) => SourceFile::unreadable(name, error.to_string()),
+            Err(error) => SourceFile::unreadable(name, why(&error)),
         });
     }
 
     fn unreadable(&mut self, path: &Path, why: impl Into<String>) {
+        self.met += 1;
         self.files.push(SourceFile::unreadable(path.display().to_string(), why));
     }
 }
@@ -185,6 +196,18 @@ fn is_pipe(kind: &Metadata) -> bool {
 #[cfg(not(unix))]
 fn is_pipe(_kind: &Metadata) -> bool {
     false
+}
+
+/// Why something cannot be read, and the fix.
+fn why(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::InvalidData => "it is not text in UTF-8: convert it, or leave it out".to_owned(),
+        io::ErrorKind::PermissionDenied => {
+            "permission is denied: make it, and the folders that lead to it, readable for this user"
+                .to_owned()
+        }
+        _ => error.to_string(),
+    }
 }
 
 fn text(file: impl Read) -> io::Result<String> {
@@ -255,6 +278,28 @@ mod tests {
         let again = ["./b.yaml", "sub/../b.yaml", "sub/loop", "sub", "."].map(path);
         let files = read(&[[folder.path().to_owned()].as_slice(), &again].concat());
         assert_eq!(short(&files, folder.path()), [fine("a.yaml", "b"), fine("sub/c.yaml", "c")]);
+    }
+
+    #[test]
+    fn a_folder_without_manifests_is_told_of() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        for name in ["good/sub", "bare/sub"] {
+            fs::create_dir_all(path(name)).unwrap();
+        }
+        fs::write(path("good/sub/a.yaml"), "a").unwrap();
+        fs::write(path("bare/notes.txt"), "b").unwrap();
+        // What was read by another name is there nevertheless.
+        let named = ["good/sub/a.yaml", "good/sub", "bare", "good", "bare/notes.txt"].map(path);
+        let (files, barren) = read_once(&named);
+        assert_eq!(short(&files, folder.path()), [fine("good/sub/a.yaml", "a"), fine("bare/notes.txt", "b")]);
+        assert_eq!(barren, [path("bare")]);
+    }
+
+    #[test]
+    fn why_there_is_no_text_is_said_with_the_fix() {
+        let denied = why(&io::Error::from_raw_os_error(13));
+        assert!(denied.ends_with("readable for this user"), "{denied}");
     }
 
     #[cfg(unix)]
@@ -333,11 +378,11 @@ mod tests {
         let pipe = folder.path().join("a.yaml");
         nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
         // In a folder it is nobody's wish.
-        let found = read_once(&[folder.path().to_owned()]);
+        let (found, _) = read_once(&[folder.path().to_owned()]);
         assert_eq!(short(&found, folder.path()), [bad("a.yaml", "it is a pipe, a socket or a device")]);
         let writer = pipe.clone();
         let writing = std::thread::spawn(move || fs::write(writer, "kind: List").unwrap());
-        assert_eq!(short(&read_once(&[pipe]), folder.path()), [fine("a.yaml", "kind: List")]);
+        assert_eq!(short(&read_once(&[pipe]).0, folder.path()), [fine("a.yaml", "kind: List")]);
         writing.join().unwrap();
     }
 }

@@ -25,6 +25,7 @@ mod linux {
     use lbcore::time::Instant;
     use lbcore_examples::lab::{self, Node, Options, Scenario};
     use lbcore_examples::netns::{self, Entered};
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
     use nix::sys::signal::{SigSet, Signal};
     use serde_json::Value;
     use socket2::{Domain, Socket, Type};
@@ -60,7 +61,7 @@ mod linux {
         let begin = Instant::now();
         match netns::enter_sandbox() {
             Ok(Entered::Inside) => {}
-            Ok(Entered::Outside(code)) => return code,
+            Ok(Entered::Outside(code) | Entered::Interrupted(code)) => return code,
             Err(error) => {
                 eprintln!("no sandbox: {error}");
                 return ExitCode::from(2);
@@ -89,7 +90,7 @@ mod linux {
             Ok(true) => ExitCode::SUCCESS,
             Ok(false) => ExitCode::FAILURE,
             Err(error) => {
-                eprintln!("{error}");
+                eprintln!("{error}: {error:?}");
                 ExitCode::from(2)
             }
         }
@@ -136,6 +137,8 @@ mod linux {
         }
 
         fn run(mut self) -> ExitCode {
+            let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+            assert_eq!(soft, hard, "the lab lets its programs open as many files as they may");
             let mut signals = SigSet::empty();
             signals.add(Signal::SIGUSR1);
             signals.add(Signal::SIGUSR2);
@@ -289,12 +292,15 @@ mod linux {
         {
             return ExitCode::SUCCESS;
         }
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        setrlimit(Resource::RLIMIT_NOFILE, hard.min(512), hard).unwrap();
         all_four_faults_are_measured();
         // These need no quiet machine.
         std::thread::scope(|scope| {
             scope.spawn(a_fault_that_nobody_recovers_from_fails_the_run);
             scope.spawn(a_former_owner_that_speaks_again_fails_the_run);
             scope.spawn(a_drain_that_moves_nothing_fails_the_run);
+            scope.spawn(output_that_cannot_be_written_ends_the_run);
         });
         ExitCode::SUCCESS
     }
@@ -342,6 +348,15 @@ mod linux {
         let summary = lines.last().unwrap();
         assert_eq!(summary["ok"], false);
         assert!(summary["faults"][0]["two_owners_ms"].as_f64().unwrap() > 0.0, "{summary}");
+    }
+
+    fn output_that_cannot_be_written_ends_the_run() {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let program = std::env::current_exe().unwrap();
+        let output = Command::new(program).arg("run").stdout(full).stderr(Stdio::piped()).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains("cannot write to standard output"), "{said}");
     }
 
     fn a_drain_that_moves_nothing_fails_the_run() {

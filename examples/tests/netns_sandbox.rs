@@ -34,6 +34,10 @@ mod linux {
         match netns::enter_sandbox() {
             Ok(Entered::Inside) => body(),
             Ok(Entered::Outside(code)) => code,
+            Ok(Entered::Interrupted(code)) => {
+                eprintln!("interrupted");
+                code
+            }
             Err(error) => {
                 println!("no sandbox: {error}");
                 ExitCode::FAILURE
@@ -55,7 +59,7 @@ mod linux {
 
     fn start(argument: &str) -> Child {
         let program = std::env::current_exe().unwrap();
-        Command::new(program).arg(argument).stdout(Stdio::piped()).spawn().unwrap()
+        Command::new(program).arg(argument).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
     fn tests() {
@@ -84,6 +88,8 @@ mod linux {
             kill(Pid::from_raw(outer.id().cast_signed()), signal).unwrap();
             let status = outer.wait().unwrap();
             assert_eq!(status.code(), code, "{signal}");
+            let said = std::io::read_to_string(outer.stderr.take().unwrap()).unwrap();
+            assert_eq!(said == "interrupted\n", code.is_some(), "{signal}: {said}");
             // The end of the pipe is the end of the last process that holds it: `sleep` is gone too.
             assert_eq!(output.read_to_end(&mut Vec::new()).unwrap(), 0, "{signal}");
         }

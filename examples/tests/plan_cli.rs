@@ -77,7 +77,8 @@ fn the_table_says_the_same_to_a_person() {
         "web/game     203.0.113.17,2001:db8:0:1::100  public    bgp     edge-b",
         "    PoolExhausted: pool red: all 2 IPv4 addresses are taken: add a range, or release one",
         "pool old (drains): IPv4 1 in use, 0 free",
-        "10 of 15 have an address, 4 were refused one, 3 with one are announced by nobody",
+        "10 of 15 have their addresses, 4 were refused one, 1 of another class; 3 with an address are announced by \
+         nobody",
     ] {
         assert!(outcome.out.lines().any(|found| found == line), "{line}\n{}", outcome.out);
     }
@@ -178,5 +179,55 @@ fn exit_2_bad_input_and_all_of_it_at_once() {
     let empty = in_folder(&[("notes.txt", "hello")]);
     let outcome = run(&[], &[empty.path()]);
     assert_eq!(outcome.code, 2);
-    assert!(outcome.err.starts_with("error: no .yaml, .yml or .json file there"), "{}", outcome.err);
+    let none_there = format!("{}: no .yaml, .yml or .json file is there", empty.path().display());
+    assert!(outcome.err.starts_with(&format!("error: {none_there}")), "{}", outcome.err);
+    let outcome = run(&[], &[empty.path(), &data().join("plan")]);
+    assert_eq!(outcome.code, 1);
+    assert!(outcome.err.starts_with(&format!("notice: {none_there}")), "{}", outcome.err);
+}
+
+#[test]
+fn output_that_cannot_be_written_is_an_error_unless_nobody_wants_it() {
+    struct Failing(std::io::ErrorKind);
+    impl std::io::Write for Failing {
+        fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+            Err(self.0.into())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Err(self.0.into())
+        }
+    }
+    let folder = data().join("plan");
+    for (kind, code) in [(std::io::ErrorKind::StorageFull, 2), (std::io::ErrorKind::BrokenPipe, 0)] {
+        for options in [&[][..], &["--json"]] {
+            let args = ["plan", folder.to_str().unwrap()].into_iter().chain(options.iter().copied());
+            let ended = plan::run(&plan::Args::parse_from(args), &mut Failing(kind), &mut Vec::new());
+            let mut err = Vec::new();
+            assert_eq!(plan::code(ended, &mut err), code);
+            assert_eq!(err.starts_with(b"error: the output cannot be written: "), code == 2);
+            assert_eq!(err.is_empty(), code == 0);
+        }
+    }
+}
+
+#[test]
+fn the_table_sends_no_commands_to_a_terminal() {
+    let service = service("s")
+        .replace("name: s", "name: s, annotations: {metallb.io/address-pool: \"\\e[31m\"}")
+        .replace("ports:", "loadBalancerClass: \"\\e[32m\", ports:");
+    let folder = in_folder(&[("a.yaml", POOL), ("b\u{1b}[33m.yaml", &service)]);
+    for args in [&[][..], &["--class", "\u{1b}[32m"]] {
+        let outcome = run(args, &[folder.path()]);
+        let said = outcome.out + &outcome.err;
+        assert!(said.contains("\\u{1b}[3"), "{said}");
+        assert!(!said.contains('\u{1b}'), "{said}");
+    }
+}
+
+#[test]
+fn an_empty_class_is_refused() {
+    let refused = plan::Args::try_parse_from(["plan", "--class", "", "x"]).unwrap_err().to_string();
+    assert!(refused.contains("--class <CLASS>"), "{refused}");
+    let version = plan::Args::try_parse_from(["plan", "--version"]).unwrap_err().to_string();
+    assert_eq!(version, format!("plan {}\n", env!("CARGO_PKG_VERSION")));
 }

@@ -318,7 +318,7 @@ pub enum RangeError {
         address: IpAddr,
     },
     /// An end of a range is no address.
-    #[error("{text:?} is no IP address")]
+    #[error("{text:?} is no IP address: write both ends in full, for example 10.0.0.10-10.0.0.50")]
     NotAnAddress {
         /// The text of that end.
         text: String,
@@ -382,7 +382,11 @@ mod tests {
                 "10.0.0.0/33",
                 "\"10.0.0.0/33\" is no prefix: write ADDRESS/LENGTH, for example 10.0.0.0/24 or fd00::/120",
             ),
-            ("10.0.0.1-", "\"\" is no IP address"),
+            ("10.0.0.1-", "\"\" is no IP address: write both ends in full, for example 10.0.0.10-10.0.0.50"),
+            (
+                "10.0.0.1-9",
+                "\"9\" is no IP address: write both ends in full, for example 10.0.0.10-10.0.0.50",
+            ),
             ("ten", "\"ten\" is no address range: write 10.0.0.0/24 or 10.0.0.10-10.0.0.50"),
         ] {
             assert_eq!(text.parse::<AddressRange>().unwrap_err().to_string(), message);

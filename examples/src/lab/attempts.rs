@@ -37,6 +37,24 @@ pub enum Outcome {
     Status(u16),
 }
 
+impl Outcome {
+    /// The same for a person who looks for the cause.
+    pub fn in_words(&self) -> String {
+        let words = match self {
+            Self::Answered(version) => return format!("it was answered by {version}"),
+            Self::Refused => "its connection was refused",
+            Self::Silent => "there was no connection within the deadline",
+            Self::Unreachable => "the network had no way there",
+            Self::Cut => "its connection was accepted, then broken or left without an answer",
+            Self::Status(0) => "it was answered, but not in HTTP",
+            Self::Status(code) => {
+                return format!("it was answered with the HTTP status {code}: see --host, and the routes");
+            }
+        };
+        words.to_owned()
+    }
+}
+
 /// One request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attempt {
@@ -56,6 +74,9 @@ impl Attempt {
         matches!(self.outcome, Outcome::Answered(_))
     }
 }
+
+/// What it takes that no attempt is [`Record::NotStarted`].
+pub const NOT_STARTED: &str = "this machine is too busy, or its limit of open files (`ulimit -n`) too low";
 
 /// One line of the probe's output.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -403,6 +424,14 @@ mod tests {
         let log = [attempt(0, 1, Outcome::Status(503)), attempt(1, 2, Outcome::Unreachable)];
         let tally = tally(&log, 0, &[]);
         assert_eq!((tally.failed, tally.failed_outside_gaps, tally.cut), (2, 2, 0));
+    }
+
+    #[test]
+    fn a_cause_is_named_in_words() {
+        assert_eq!(Outcome::Refused.in_words(), "its connection was refused");
+        let status = |code| Outcome::Status(code).in_words();
+        assert_eq!(status(404), "it was answered with the HTTP status 404: see --host, and the routes");
+        assert_eq!(status(0), "it was answered, but not in HTTP");
     }
 
     #[test]

@@ -38,7 +38,7 @@ pub use scenario::{App, Node, Scenario};
 #[non_exhaustive]
 pub enum LabError {
     /// A namespace, cable or address could not be made.
-    #[error("cannot build the segment: {0}")]
+    #[error("cannot build the segment")]
     Network(#[from] netns::Error),
     /// The manifests do not describe a lab.
     #[error("{0}")]
@@ -101,6 +101,9 @@ pub enum LabError {
     /// The probe or the tap stopped working.
     #[error("{0}")]
     Instrument(String),
+    /// What happens could not be told. (That nobody listens is no error.)
+    #[error("cannot write to standard output")]
+    Output(#[source] io::Error),
 }
 
 /// Three load-balancing nodes, a client and a web application, on one network segment in your machine
@@ -113,7 +116,7 @@ pub enum LabError {
 /// Exit code: 0 if nothing failed outside the gaps, every fault was recovered from and no address had two owners;
 /// 1 if not; 2 if the lab could not run at all.
 #[derive(Debug, Parser)]
-#[command(name = "lab")]
+#[command(name = "lab", version)]
 struct LabArgs {
     #[command(flatten)]
     options: Options,
@@ -123,12 +126,19 @@ struct LabArgs {
     manifests: Option<PathBuf>,
 
     /// The host name that the client asks for
-    #[arg(long, value_name = "NAME", default_value = "www.example.com")]
+    #[arg(long, value_name = "NAME", default_value = "www.example.com", value_parser = host_name)]
     host: String,
 
     /// The port that the client connects to [default: 80 of a Gateway, the first one of a Service]
-    #[arg(long, value_name = "PORT")]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     port: Option<u16>,
+}
+
+fn host_name(text: &str) -> Result<String, String> {
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(format!("{text:?} is no host name: write one like www.example.com"));
+    }
+    Ok(text.to_owned())
 }
 
 /// What this program is when the lab starts it again inside a machine.
@@ -160,6 +170,10 @@ pub fn main() -> ExitCode {
     let args = LabArgs::parse();
     match netns::enter_sandbox() {
         Ok(Entered::Outside(code)) => code,
+        Ok(Entered::Interrupted(code)) => {
+            eprintln!("lab: interrupted; everything is removed");
+            code
+        }
         Ok(Entered::Inside) => match lab(begin, &args) {
             Ok(true) => ExitCode::SUCCESS,
             Ok(false) => ExitCode::FAILURE,
@@ -181,14 +195,13 @@ pub fn play_role() -> Option<ExitCode> {
 }
 
 fn complain(error: &dyn std::error::Error) -> ExitCode {
-    let mut message = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        message = format!("{message}: {cause}");
-        source = cause.source();
-    }
-    eprintln!("lab: {message}");
+    eprintln!("lab: {}", with_causes(error));
     ExitCode::from(2)
+}
+
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 fn lab(begin: Instant, args: &LabArgs) -> Result<bool, LabError> {
@@ -219,5 +232,31 @@ fn play(role: Role) -> io::Result<ExitCode> {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(http::serve(listen, version)).map(|()| ExitCode::SUCCESS)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_named_once() {
+        let error = netns::Error::new("make something", io::Error::other("no"));
+        assert_eq!(with_causes(&LabError::from(error)), "cannot build the segment: make something: no");
+    }
+
+    #[test]
+    fn what_nobody_can_ask_for_is_refused() {
+        for (word, said) in [
+            ("--port=0", "0 is not in 1..=65535"),
+            ("--host=www example.com", "\"www example.com\" is no host name: write one like www.example.com"),
+            ("--host=", "is no host name"),
+            ("--host=www\r\nA:b", "\"www\\r\\nA:b\" is no host name"),
+            ("--version", concat!("lab ", env!("CARGO_PKG_VERSION"))),
+        ] {
+            let error = LabArgs::try_parse_from(["lab", word]).unwrap_err().to_string();
+            assert!(error.contains(said), "{error}");
+        }
+        LabArgs::try_parse_from(["lab", "--host=[2001:db8::1]:8080", "--port=65535"]).unwrap();
     }
 }

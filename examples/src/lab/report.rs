@@ -206,7 +206,7 @@ pub fn table(run: &Run, summary: &Summary) -> String {
         line("two owners at start", &format!("{:.1} ms", summary.two_owners_before_ms));
     }
     if run.not_started > 0 {
-        line("not started", &format!("{}: this machine was too busy for the client", run.not_started));
+        line("not started", &format!("{}: {}", run.not_started, attempts::NOT_STARTED));
     }
     line("verdict", if summary.ok { "ok" } else { "NOT OK" });
     text
@@ -319,13 +319,14 @@ mod tests {
 
     #[test]
     fn the_table_says_it_to_a_person() {
-        let run = run();
+        let run = Run { not_started: 7, ..run() };
         let text = table(&run, &summarize(&run));
         for line in [
             "process  n1   0.050s  31.0 ms  30      0.0 ms      recovered",
             "192.0.2.201  n2     0.079s  the end",
             "failed                30, of them outside the gaps 0",
             "split                 appv1 50.0 %, appv2 50.0 %",
+            "not started           7: this machine is too busy, or its limit of open files (`ulimit -n`) too low",
             "verdict               ok",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");

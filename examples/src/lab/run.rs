@@ -19,6 +19,7 @@ use super::scenario::Scenario;
 use super::story::{Story, Style};
 use super::{LabError, RUN_APP, RUN_PROBE, again, probe};
 use crate::netns::{SCRATCH, TapFilter};
+use crate::node::limits;
 
 /// The name of the machine that asks.
 const CLIENT: &str = "client";
@@ -56,7 +57,7 @@ pub struct Options {
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = parse_duration)]
     pub steady: Duration,
 
-    /// How long a fault lasts after another node took over
+    /// How long a fault lasts after another node took over; 250 ms at least, until the client has its answers
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = parse_duration)]
     pub hold: Duration,
 
@@ -91,6 +92,8 @@ pub fn run(
     options: &Options,
     node_command: &dyn Fn(&[String]) -> Command,
 ) -> Result<bool, LabError> {
+    // Client, applications and nodes inherit the limit: they are many connections.
+    limits::connections();
     let style = if options.json { Style::Json } else { Style::Prose };
     let story = Story::new(begin, style, options.verbose);
     let observer = Observer::default();
@@ -111,7 +114,7 @@ pub fn run(
     } else {
         lab.story.plain(&report::json_line(&run, &summary).to_string());
     }
-    Ok(summary.ok)
+    lab.story.failure().map_or(Ok(summary.ok), |error| Err(LabError::Output(error)))
 }
 
 /// The cluster's secret, new for each run.
@@ -164,8 +167,9 @@ impl Lab<'_> {
 
         let state = self.observer.lock();
         if state.not_started > 0 {
-            let said = format!("{} requests could not be begun: this machine is too busy", state.not_started);
-            self.tell("not_started", json!({"count": state.not_started}), &said);
+            let (count, why) = (state.not_started, attempts::NOT_STARTED);
+            let said = format!("{count} requests could not be begun: {why}");
+            self.tell("not_started", json!({"count": count}), &said);
         }
         let mut log = state.attempts.clone();
         attempts::sort(&mut log);
@@ -262,10 +266,11 @@ impl Lab<'_> {
                 Ok(attempt.end)
             }
             None => {
-                let last = self.observer.lock().attempts.last().cloned();
-                let last = last.map_or("none was made".to_owned(), |last| {
-                    format!("the last one was {:?}", last.outcome)
-                });
+                let state = self.observer.lock();
+                let last = match state.attempts.last() {
+                    Some(last) => format!("of the last one: {}", last.outcome.in_words()),
+                    None => format!("none was begun: {}", attempts::NOT_STARTED),
+                };
                 Err(LabError::NoAnswer { target, within: START_LIMIT, last })
             }
         }
@@ -306,9 +311,7 @@ impl Lab<'_> {
         let hold = self.options.hold;
         let over = self.wait(give_up, |state| {
             let moved_at = moved(state, address, &node, at)?;
-            let now = Instant::now();
-            let ended = now >= moved_at + hold && !matches!(known_gap(state, at, now), Gap::Open { .. });
-            ended.then_some(())
+            is_over(state, at, moved_at, hold, Instant::now()).then_some(())
         })?;
 
         let repaired = Instant::now();
@@ -367,10 +370,13 @@ impl Lab<'_> {
         deadline: Instant,
         mut found: impl FnMut(&Observations) -> Option<T>,
     ) -> Result<Option<T>, LabError> {
-        let Self { cluster, observer, .. } = self;
+        let Self { cluster, observer, story, .. } = self;
         let waited = observer.wait(deadline, |state| {
             if let Some(broken) = &state.broken {
                 return Some(Err(LabError::Instrument(broken.clone())));
+            }
+            if let Some(error) = story.failure() {
+                return Some(Err(LabError::Output(error)));
             }
             if let Some((name, status)) = cluster.ended() {
                 let last_words = state.last_words(&name);
@@ -389,9 +395,62 @@ fn moved(state: &Observations, address: IpAddr, former: &str, fault: Instant) ->
     claims.iter().find(|claim| claim.address == address && claim.node != former).map(|claim| claim.at)
 }
 
-/// The gap as far as it is known at `now`: of the attempts whose outcome must be known by then.
+/// Whether a fault need not last longer: another node took over `hold` ago, so that it is known what became of the
+/// requests before that, and the client has answers again.
+fn is_over(state: &Observations, fault: Instant, moved: Instant, hold: Duration, now: Instant) -> bool {
+    now >= moved + hold.max(KNOWN_AFTER) && !matches!(known_gap(state, fault, now), Gap::Open { .. })
+}
+
+/// The gap as far as it is known at `now`.
 fn known_gap(state: &Observations, fault: Instant, now: Instant) -> Gap {
-    let mut log: Vec<Attempt> = state.attempts_since(fault - KNOWN_AFTER);
-    log.retain(|attempt| attempt.start + KNOWN_AFTER <= now);
-    attempts::gap(&log, fault, now)
+    let log: Vec<Attempt> = state.attempts_since(fault - KNOWN_AFTER);
+    let known = log.partition_point(|attempt| attempt.start + KNOWN_AFTER <= now);
+    match attempts::gap(&log[..known], fault, now) {
+        // Of later attempts some are under way and missing in the log: only those that failed say something.
+        Gap::None => attempts::gap(&log, fault, now),
+        gap => gap,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::attempts::{Connection, Outcome};
+
+    fn at(millis: u64) -> Instant {
+        Instant::from_millis(1000 + millis)
+    }
+
+    #[test]
+    fn a_fault_lasts_until_its_victims_are_known() {
+        // A request a millisecond. Those of 20 to 100 get no answer, which is known 200 ms later.
+        let fate = |start: u64| match start {
+            20..100 => (start + 200, Outcome::Silent),
+            _ => (start, Outcome::Answered("appv1".to_owned())),
+        };
+        let mut attempts: Vec<Attempt> = (0..1000)
+            .map(|start| (start, fate(start)))
+            .map(|(start, (end, outcome))| Attempt {
+                start: at(start),
+                end: at(end),
+                connection: Connection::Fresh,
+                outcome,
+            })
+            .collect();
+        attempts.sort_by_key(|attempt| attempt.end);
+        let seen = |now: u64| {
+            let mut state = Observations::default();
+            state.attempts.extend(attempts.iter().filter(|attempt| attempt.end <= at(now)).cloned());
+            state
+        };
+        let (fault, moved) = (at(10), at(100));
+        let over = |now| is_over(&seen(now), fault, moved, Duration::ZERO, at(now));
+        assert_eq!([100, 200, 349].map(over), [false; 3]);
+        let first = (100..1000).find(|now| over(*now)).unwrap();
+        assert_eq!(known_gap(&seen(first), fault, at(first)), Gap::Closed { from: at(19), to: at(100) });
+        let held = |now| is_over(&seen(now), fault, moved, Duration::from_millis(500), at(now));
+        assert_eq!([599, 600].map(held), [false, true]);
+        // What failed a moment ago counts, too.
+        assert_ne!(known_gap(&seen(230), fault, at(230)), Gap::None);
+    }
 }

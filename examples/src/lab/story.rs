@@ -1,6 +1,7 @@
 //! Telling what happens, as it happens: to a person, or as JSON lines.
 
 use std::io::{self, Write};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use lbcore::time::Instant;
 use serde_json::{Value, json};
@@ -23,11 +24,18 @@ pub(super) struct Story {
     style: Style,
     /// Whether what the processes print is shown, on standard error.
     verbose: bool,
+    /// Why a line could not be written.
+    failure: Arc<Mutex<Option<io::Error>>>,
 }
 
 impl Story {
     pub(super) fn new(begin: Instant, style: Style, verbose: bool) -> Self {
-        Self { begin, style, verbose }
+        Self { begin, style, verbose, failure: Arc::default() }
+    }
+
+    /// Why a line since the last call could not be written.
+    pub(super) fn failure(&self) -> Option<io::Error> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Milliseconds since the start of the lab, to a tenth.
@@ -43,13 +51,13 @@ impl Story {
     pub(super) fn tell(&self, at: Instant, event: &str, mut fields: Value, sentence: &str) {
         let millis = self.millis(at);
         match self.style {
-            Style::Prose => line(&format!("{:8.3}s  {sentence}", millis / 1000.0)),
+            Style::Prose => self.plain(&format!("{:8.3}s  {sentence}", millis / 1000.0)),
             Style::Json => {
                 if let Value::Object(fields) = &mut fields {
                     fields.insert("event".to_owned(), json!(event));
                     fields.insert("at_ms".to_owned(), json!(millis));
                 }
-                line(&fields.to_string());
+                self.plain(&fields.to_string());
             }
         }
     }
@@ -68,9 +76,16 @@ impl Story {
         }
     }
 
-    /// A last line as it is: the summary for a program.
+    /// A line as it is, flushed at once, so that a reader of a pipe sees it when it happens.
     pub(super) fn plain(&self, text: &str) {
-        line(text);
+        let mut stdout = io::stdout().lock();
+        match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
+            // Nobody listens any more: the lab goes on to its end, and its exit code still speaks.
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+            }
+            _ => {}
+        }
     }
 }
 
@@ -78,11 +93,4 @@ impl Story {
 pub(super) fn tenths(micros: u128) -> f64 {
     let tenths = u32::try_from((micros + 50) / 100).unwrap_or(u32::MAX);
     f64::from(tenths) / 10.0
-}
-
-/// Flushed at once, so that a reader of a pipe sees it when it happens.
-fn line(text: &str) {
-    let mut stdout = io::stdout().lock();
-    // Nobody listens any more: the lab goes on to its end, and its exit code still speaks.
-    let _ = writeln!(stdout, "{text}").and_then(|()| stdout.flush());
 }

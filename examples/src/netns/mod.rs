@@ -69,7 +69,7 @@ pub struct Error {
 }
 
 impl Error {
-    fn new(what: impl Into<String>, source: impl Into<io::Error>) -> Self {
+    pub(crate) fn new(what: impl Into<String>, source: impl Into<io::Error>) -> Self {
         Self { what: what.into(), source: source.into() }
     }
 }
@@ -97,8 +97,7 @@ impl Netns {
             unshare(CloneFlags::CLONE_NEWNET)?;
             File::open("/proc/thread-self/ns/net")
         });
-        let file =
-            made.map_err(|source| Error::new(format!("make the network namespace of {name}"), source))?;
+        let file = made.map_err(|source| no_namespace(&name, source))?;
         let netns = Self { name, file };
         netns.defaults()?;
         netns.set_link("lo", LinkState::Up)?;
@@ -223,6 +222,17 @@ impl Netns {
     }
 }
 
+fn no_namespace(name: &str, source: io::Error) -> Error {
+    let fix = match source.kind() {
+        // unshare(2): the user has as many as there may be, or one of the user namespaces around.
+        io::ErrorKind::StorageFull => {
+            " (the kernel allows no more of them: raise the limit, `sudo sysctl -w user.max_net_namespaces=10000`)"
+        }
+        _ => "",
+    };
+    Error::new(format!("make the network namespace of {name}{fix}"), source)
+}
+
 /// `/proc/sys/net` shows the namespace of the thread that looks.
 fn sysctl_path(key: &str) -> PathBuf {
     let relative = if key.contains('/') { key.to_owned() } else { key.replace('.', "/") };
@@ -235,4 +245,17 @@ fn in_thread<T: Send>(body: impl FnOnce() -> T + Send) -> T {
         Ok(value) => value,
         Err(panic) => std::panic::resume_unwind(panic),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_of_namespaces_is_told_with_the_remedy() {
+        let full = no_namespace("n2", nix::errno::Errno::ENOSPC.into()).to_string();
+        assert!(full.contains("n2") && full.contains("sysctl -w user.max_net_namespaces="), "{full}");
+        let other = no_namespace("n2", nix::errno::Errno::EPERM.into()).to_string();
+        assert_eq!(other, "make the network namespace of n2");
+    }
 }

@@ -25,6 +25,8 @@ pub enum Entered {
     Inside,
     /// Outside, when all is over: `main` returns this, the exit code of the inner process.
     Outside(ExitCode),
+    /// Outside, when SIGINT, SIGTERM or SIGHUP ended everything inside: `main` returns this.
+    Interrupted(ExitCode),
 }
 
 /// Why there is no sandbox.
@@ -59,11 +61,11 @@ pub fn enter_sandbox() -> Result<Entered, SandboxError> {
     let marker = std::env::var(MARKER);
     match marker {
         Ok(outer) => settle(&outer).map(|()| Entered::Inside),
-        Err(_) => run_inside().map(Entered::Outside),
+        Err(_) => run_inside(),
     }
 }
 
-fn run_inside() -> Result<ExitCode, SandboxError> {
+fn run_inside() -> Result<Entered, SandboxError> {
     isolate()?;
     let mut arguments = std::env::args_os();
     let name = arguments.next().unwrap_or_else(|| OsString::from("lbcore"));
@@ -86,8 +88,10 @@ fn run_inside() -> Result<ExitCode, SandboxError> {
     loop {
         // Looked at first: it may have ended before SIGCHLD was blocked.
         match waitpid(inner, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::Exited(_, code)) => return Ok(ExitCode::from(u8::try_from(code).unwrap_or(1))),
-            Ok(WaitStatus::Signaled(_, signal, _)) => return Ok(killed_by(signal)),
+            Ok(WaitStatus::Exited(_, code)) => {
+                return Ok(Entered::Outside(ExitCode::from(u8::try_from(code).unwrap_or(1))));
+            }
+            Ok(WaitStatus::Signaled(_, signal, _)) => return Ok(Entered::Outside(killed_by(signal))),
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(wait_failed(errno)),
         }
@@ -97,7 +101,7 @@ fn run_inside() -> Result<ExitCode, SandboxError> {
                 // The kernel reports the end of a PID namespace's first process when all others are gone.
                 let _ = kill(inner, Signal::SIGKILL);
                 let _ = child.wait();
-                return Ok(killed_by(signal));
+                return Ok(Entered::Interrupted(killed_by(signal)));
             }
             Err(errno) => return Err(wait_failed(errno)),
         }

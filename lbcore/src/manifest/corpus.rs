@@ -384,7 +384,7 @@ struct Unread {
     kind: String,
     count: usize,
     first: Place,
-    why: &'static str,
+    why: String,
 }
 
 impl Unread {
@@ -429,10 +429,10 @@ impl<'k> Loading<'k> {
         };
         let text = match &file.text {
             Ok(text) if text.len() <= MAX_FILE_BYTES => text,
-            Ok(text) => {
+            // Who reads it may have stopped there: nobody knows how many there are.
+            Ok(_) => {
                 self.nameless(&file.name, None);
-                self.problems
-                    .push(whole(format!("has {} bytes, more than {MAX_FILE_BYTES}: split it", text.len())));
+                self.problems.push(whole(format!("has more than {MAX_FILE_BYTES} bytes: split it")));
                 return;
             }
             Err(why) => {
@@ -509,7 +509,13 @@ impl<'k> Loading<'k> {
         match lookup {
             Lookup::Read(reader) => self.object(reader, root, base, version, sink, flawed),
             Lookup::Unread(why) => self.pass_over(group, kind, root.line, why, sink),
-            Lookup::Other => self.pass_over(group, kind, root.line, "nothing here reads this kind", sink),
+            Lookup::Other { read } => {
+                let why = match suggest::closest(kind, &read) {
+                    Some(name) => &format!("nothing here reads this kind: did you mean {name}?"),
+                    None => "nothing here reads this kind",
+                };
+                self.pass_over(group, kind, root.line, why, sink);
+            }
             Lookup::Unknown { known } => {
                 let line = root.get("kind").map_or(root.line, |node| node.line);
                 let message = match suggest::closest(kind, &known) {
@@ -525,13 +531,13 @@ impl<'k> Loading<'k> {
         self.nameless.insert(Nameless { file: file.clone(), kind });
     }
 
-    fn pass_over(&mut self, group: &str, kind: &str, line: u32, why: &'static str, sink: &Sink) {
+    fn pass_over(&mut self, group: &str, kind: &str, line: u32, why: &str, sink: &Sink) {
         let entry = self.unread.entry((group.to_owned(), kind.to_owned()));
         let unread = entry.or_insert_with(|| Unread {
             kind: if group.is_empty() { kind.to_owned() } else { format!("{kind} ({group})") },
             count: 0,
             first: sink.place(line),
-            why,
+            why: why.to_owned(),
         });
         unread.count += 1;
     }

@@ -147,14 +147,14 @@ impl Kinds {
         if let Some(reader) = self.readers.get(group).and_then(|kinds| kinds.get(kind)) {
             return Lookup::Read(reader);
         }
+        let read = self.readers.get(group).into_iter().flat_map(|kinds| kinds.keys().copied());
         let Some(unread) = self.closed.get(group) else {
-            return Lookup::Other;
+            return Lookup::Other { read: read.collect() };
         };
         if let Some(why) = unread.get(kind) {
             return Lookup::Unread(why);
         }
-        let readers = self.readers.get(group).into_iter().flat_map(|kinds| kinds.keys());
-        let mut known: Vec<&'static str> = readers.chain(unread.keys()).copied().collect();
+        let mut known: Vec<&'static str> = read.chain(unread.keys().copied()).collect();
         known.sort_unstable();
         known.dedup();
         Lookup::Unknown { known }
@@ -170,8 +170,8 @@ pub(super) enum Lookup<'k> {
     Unread(&'static str),
     /// Its group has no such kind.
     Unknown { known: Vec<&'static str> },
-    /// Somebody else's.
-    Other,
+    /// Somebody else's; these are read of its group.
+    Other { read: Vec<&'static str> },
 }
 
 impl fmt::Debug for Reader {

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::field::{Field, Scalar};
+use super::suggest;
 use super::{Kind, Kinds, Mapping, Object, Objects};
 use crate::addr::Family;
 use crate::allocator::{Port, Protocol};
@@ -224,8 +225,26 @@ pub struct RequestAnnotations {
 }
 
 impl RequestAnnotations {
-    /// Reads the annotations of `object`.
+    /// Reads the annotations of `object`. Another one with MetalLB's prefix is told of, unless MetalLB itself wrote it.
     pub fn read(object: &Object<'_>) -> Self {
+        const WRITTEN: &str = "ip-allocated-from-pool";
+        const POOL: &str = "address-pool";
+        const ADDRESSES: &str = "loadBalancerIPs";
+        const SHARING_KEY: &str = "allow-shared-ip";
+        const READ: [&str; 3] = [POOL, ADDRESSES, SHARING_KEY];
+        for key in object.annotations.keys() {
+            let name = key.strip_prefix("metallb.io/").or_else(|| key.strip_prefix("metallb.universe.tf/"));
+            let Some(name) = name.filter(|name| *name != WRITTEN && !READ.contains(name)) else { continue };
+            object.notice(match suggest::closest(name, &READ) {
+                Some(meant) => {
+                    format!("nothing reads the annotation {key}: did you mean metallb.io/{meant}?")
+                }
+                None => {
+                    let all = READ.map(|name| format!("metallb.io/{name}"));
+                    format!("nothing reads the annotation {key}: there are {}", all.join(", "))
+                }
+            });
+        }
         let value = |name: &str| {
             let text = |key: &str| object.annotations.get(key).filter(|text| !text.is_empty()).cloned();
             let (current, former) = (format!("metallb.io/{name}"), format!("metallb.universe.tf/{name}"));
@@ -235,11 +254,7 @@ impl RequestAnnotations {
             }
             value
         };
-        Self {
-            pool: value("address-pool"),
-            addresses: value("loadBalancerIPs"),
-            sharing_key: value("allow-shared-ip"),
-        }
+        Self { pool: value(POOL), addresses: value(ADDRESSES), sharing_key: value(SHARING_KEY) }
     }
 }
 

@@ -67,7 +67,7 @@ pub use self::field::{Field, Mapping, Object, Scalar};
 pub use self::kinds::{Kind, Kinds, ObjectId};
 pub use self::kubernetes::{EndpointSlice, Namespace, Node, RequestAnnotations, Service};
 pub use self::metallb::{BgpAdvertisement, Community, IpAddressPool, L2Advertisement};
-pub use self::problem::{Notice, Place, Problem};
+pub use self::problem::{Notice, Place, Printable, Problem};
 pub use self::world::{ask, namespace_labels, world};
 
 /// Registers the kinds that this crate reads: MetalLB's pools and advertisements, and Kubernetes' `Service`,

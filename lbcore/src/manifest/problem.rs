@@ -1,7 +1,7 @@
 //! What is wrong with a document, and what is only worth saying.
 
 use std::cell::RefCell;
-use std::fmt;
+use std::fmt::{self, Write};
 use std::sync::Arc;
 
 /// Where in the files something is.
@@ -18,7 +18,7 @@ pub struct Place {
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.file)?;
+        write!(f, "{}", Printable(&self.file))?;
         if self.line > 0 {
             write!(f, ":{}", self.line)?;
         }
@@ -83,12 +83,22 @@ fn write(
     message: &str,
 ) -> fmt::Result {
     write!(f, "{place}: ")?;
-    if let Some(object) = object {
-        write!(f, "{object}: ")?;
+    for part in object.into_iter().chain((!path.is_empty()).then_some(path)) {
+        write!(f, "{}: ", Printable(part))?;
     }
-    match path {
-        "" => f.write_str(message),
-        path => write!(f, "{path}: {message}"),
+    write!(f, "{}", Printable(message))
+}
+
+/// Text of a user's for a terminal or a log: a control character in it, such as the end of a line or the escape that
+/// begins a terminal's commands, is shown as Rust writes it, `\n` or `\u{1b}`.
+#[derive(Clone, Copy, Debug)]
+pub struct Printable<'t>(pub &'t str);
+
+impl fmt::Display for Printable<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.chars().try_for_each(|c| {
+            if c.is_control() { write!(f, "{}", c.escape_default()) } else { f.write_char(c) }
+        })
     }
 }
 

@@ -463,6 +463,75 @@ fn legacy_annotations_are_read_with_a_notice() {
 }
 
 #[test]
+fn an_annotation_that_nothing_reads_is_told_of() {
+    let all = "metallb.io/address-pool, metallb.io/loadBalancerIPs, metallb.io/allow-shared-ip";
+    for (annotation, expected) in [
+        ("metallb.io/adress-pool", Some("did you mean metallb.io/address-pool?")),
+        ("metallb.universe.tf/loadBalancerIP", Some("did you mean metallb.io/loadBalancerIPs?")),
+        ("metallb.io/bandwidth", Some(&*format!("there are {all}"))),
+        ("metallb.io/ip-allocated-from-pool", None),
+        ("metallb.universe.tf/ip-allocated-from-pool", None),
+        ("metallb.io/allow-shared-ip", None),
+        ("example.org/adress-pool", None),
+    ] {
+        let text = service("a", &format!("annotations: {{{annotation}: x}}"), "ports: [{port: 80}]");
+        let notices: Vec<_> = load(&[&text]).1.notices.iter().map(ToString::to_string).collect();
+        let expected = expected.map(|rest| {
+            format!(
+                "0.yaml:2 (document 1): Service default/a: nothing reads the annotation {annotation}: {rest}"
+            )
+        });
+        assert_eq!(notices, expected.into_iter().collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn a_kind_that_is_nearly_one_that_is_read_is_told_of() {
+    for (api_version, kind, rest) in [
+        ("v1", "Servce", ": did you mean Service?"),
+        ("discovery.k8s.io/v1", "EndpointSlices", " (discovery.k8s.io)…: did you mean EndpointSlice?"),
+        ("v1", "Secret", ""),
+        // Somebody else's kind of a name like ours.
+        ("example.org/v1", "Servce", " (example.org)…"),
+    ] {
+        let text = format!("apiVersion: {api_version}\nkind: {kind}\nmetadata: {{name: a}}\n");
+        let (group, meant) = rest.split_once('…').unwrap_or(("", rest));
+        assert_eq!(
+            load(&[&text]).1.notices[0].to_string(),
+            format!(
+                "0.yaml:1 (document 1): {kind}{group} is passed over: nothing here reads this kind{meant}"
+            )
+        );
+    }
+}
+
+#[test]
+fn what_a_user_wrote_sends_no_commands_to_a_terminal() {
+    let mut corpus = Corpus::new(kinds(Kinds::new()));
+    let name = "\\e]0;me\\u0007";
+    let text = service(&format!("\"{name}\""), "", "ports: [{port: 0}]")
+        + &format!("---\napiVersion: v1\nkind: \"{name}\"\nmetadata: {{name: a}}\n")
+        + &format!("---\napiVersion: metallb.io/v1beta1\nkind: \"{name}\"\nmetadata: {{name: a}}\n")
+        + &service("b", &format!("annotations: {{\"metallb.io/{name}\": x, lbcore: [\"{name}\"]}}"), "");
+    let report = corpus.load(&[SourceFile::new("new\nline\u{1b}[31m\u{9b}1m.yaml", text)]);
+    let said: Vec<_> = report.problems.iter().map(ToString::to_string).collect();
+    let said = [said, report.notices.iter().map(ToString::to_string).collect()].concat();
+    assert_eq!(said.len(), 6, "{said:#?}");
+    assert_eq!(
+        said[1],
+        "new\\nline\\u{1b}[31m\\u{9b}1m.yaml:5 (document 1): Service default/\\u{1b}]0;me\\u{7}: spec.ports[0].port: \
+         must be a whole number from 1 to 65535, not 0"
+    );
+    assert!(said.iter().all(|said| !said.contains(char::is_control)), "{said:#?}");
+}
+
+#[test]
+fn a_file_that_is_too_long_is_not_counted() {
+    let report = load(&[&" ".repeat(MAX_FILE_BYTES + 1)]).1;
+    assert_eq!(report.problems[0].to_string(), "0.yaml: has more than 67108864 bytes: split it");
+}
+
+#[test]
 fn a_request_that_contradicts_itself_is_the_services_fault_alone() {
     for (annotation, spec, fault) in [
         (
