@@ -197,7 +197,7 @@ mod tests {
 
     #[test]
     fn the_command_of_the_readme_is_one() {
-        let readme = include_str!("../../../README.md").replace("\\\n", " ").replace('"', "");
+        let readme = include_str!("../../../README.md").replace("\\\n", " ").replace("\"$(hostname)\"", "n1");
         let line =
             readme.lines().find_map(|line| line.strip_prefix("cargo run --release --example node -- "));
         let args = parse(line.unwrap()).unwrap();

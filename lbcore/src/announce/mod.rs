@@ -278,6 +278,15 @@ pub struct AnnounceStatus {
     pub conditions: Vec<Condition>,
 }
 
+/// For a log: the conditions, then each address with its state, a line each.
+impl fmt::Display for AnnounceStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let conditions = self.conditions.iter().map(ToString::to_string);
+        let entries = self.entries.iter().map(|(address, state)| format!("{address}: {state}"));
+        f.write_str(&conditions.chain(entries).collect::<Vec<_>>().join("\n"))
+    }
+}
+
 /// What is said of one address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -295,6 +304,15 @@ impl AnnounceState {
     /// Whether the network is told.
     pub fn is_announced(&self) -> bool {
         matches!(self, Self::Announced { .. })
+    }
+}
+
+impl fmt::Display for AnnounceState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Announced { to } => write!(f, "announced to {}", to.join(", ")),
+            Self::Silent(condition) => write!(f, "{condition}"),
+        }
     }
 }
 
@@ -329,6 +347,22 @@ pub enum Stop {
 mod tests {
     use super::*;
     use crate::elect::{Bid, Candidacy, Solo};
+
+    #[test]
+    fn a_status_is_a_line_for_each_condition_and_address() {
+        let mut status = AnnounceStatus::default();
+        assert_eq!(status.to_string(), "");
+        status.conditions.push(Condition::no("InterfaceReady", "InterfaceDown", "v1 is down"));
+        let to = vec!["v0".into(), "v2".into()];
+        status.entries.insert([192, 0, 2, 1].into(), AnnounceState::Announced { to });
+        let why = Condition::no("Announced", "NoInterface", "no interface is up");
+        status.entries.insert([192, 0, 2, 2].into(), AnnounceState::Silent(why));
+        assert_eq!(
+            status.to_string(),
+            "InterfaceReady=False (InterfaceDown): v1 is down\n192.0.2.1: announced to v0, v2\n\
+             192.0.2.2: Announced=False (NoInterface): no interface is up"
+        );
+    }
 
     #[derive(Debug, Default)]
     struct Recorder(std::sync::Mutex<Vec<(LeaseId, Instant)>>);
