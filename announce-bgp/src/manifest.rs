@@ -30,7 +30,8 @@ use lbcore::addr::Family;
 use lbcore::condition::Condition;
 use lbcore::id::{ObjectName, PeerName};
 use lbcore::labels::{LabelSelector, Labels};
-use lbcore::manifest::{Field, Findings, Kind, Kinds, Mapping, Object, ObjectId, Objects, metallb};
+use lbcore::manifest::metallb::{self, BgpAdvertisement};
+use lbcore::manifest::{Field, Findings, Kind, Kinds, Mapping, Object, ObjectId, Objects};
 
 use crate::config::{PORT, PeerConfig, RemoteAs, validate_peers};
 use crate::wire::Families;
@@ -43,6 +44,7 @@ pub fn kinds(kinds: Kinds) -> Kinds {
         .check(unique_peer_names)
         .check(no_twins)
         .check(known_profiles)
+        .check(advertised_to_somebody)
 }
 
 /// What a node is, for the peers that it has.
@@ -492,6 +494,22 @@ fn known_profiles(objects: &Objects, findings: &mut Findings<'_>) {
         if !known && !objects.may_exist_anywhere::<BfdProfile>(profile) {
             let message = format!("there is no BFDProfile {profile}: add it, or remove this line");
             findings.report(peer_id(name), "spec.bfdProfile", message);
+        }
+    }
+}
+
+/// Advertisements that reach nobody are no mistakes: their peers may come later.
+fn advertised_to_somebody(objects: &Objects, findings: &mut Findings<'_>) {
+    let known: Vec<&str> = objects.iter::<BgpPeer>().map(|(name, _)| &*name.name).collect();
+    for (name, advertisement) in objects.iter::<BgpAdvertisement>() {
+        let id = ObjectId::of::<BgpAdvertisement>(name.clone());
+        if known.is_empty() {
+            findings.notice(id, "", "there is no BGPPeer, so that no router is told: add one");
+            continue;
+        }
+        for peer in advertisement.peers().filter(|peer| !known.contains(&peer.as_str())) {
+            let message = format!("there is no BGPPeer {peer}, but {}", known.join(", "));
+            findings.notice(id.clone(), "spec.peers", message);
         }
     }
 }

@@ -372,3 +372,27 @@ fn bfd_profiles_are_read_and_checked() {
         assert_eq!(problems(&[profile(spec)]).len(), 1, "{spec}");
     }
 }
+
+#[test]
+fn an_advertisement_that_reaches_nobody_is_told() {
+    let advertisement = "apiVersion: metallb.io/v1beta1\nkind: BGPAdvertisement\n\
+                         metadata: {name: all, namespace: lb}\nspec: {peers: [rooter, tor]}\n";
+    let notices = |documents: &[String]| {
+        let (_, report) = load(documents);
+        assert_eq!(report.problems, []);
+        report.notices.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        notices(&[advertisement.to_owned()]),
+        [
+            "peers.yaml:1 (document 1): BGPAdvertisement lb/all: there is no BGPPeer, so that no router is told: add one"
+        ]
+    );
+    let tor = peer("tor", "v1beta2", "myASN: 64512\npeerASN: 64513\npeerAddress: 192.0.2.1");
+    assert_eq!(
+        notices(&[advertisement.to_owned(), tor]),
+        [
+            "peers.yaml:4 (document 1): BGPAdvertisement lb/all: spec.peers: there is no BGPPeer rooter, but tor"
+        ]
+    );
+}

@@ -219,6 +219,16 @@ impl Kind for BgpAdvertisement {
 }
 
 impl BgpAdvertisement {
+    /// The peers that it names; none if it is for all.
+    pub fn peers(&self) -> impl Iterator<Item = &PeerName> {
+        match &self.advertisement.means {
+            Means::Bgp(terms) => Some(&terms.peers),
+            Means::L2(_) => None,
+        }
+        .into_iter()
+        .flatten()
+    }
+
     /// The advertisement, its aliases looked up among `communities`. One that is not there adds nothing.
     pub fn resolve(&self, communities: &Communities) -> Advertisement {
         let mut advertisement = self.advertisement.clone();
