@@ -18,8 +18,8 @@ use super::report::{self, FaultRecord, GAP_LIMIT, Run};
 use super::scenario::Scenario;
 use super::story::{Story, Style};
 use super::{LabError, RUN_APP, RUN_PROBE, again, probe};
+use crate::limits;
 use crate::netns::{SCRATCH, TapFilter};
-use crate::node::limits;
 
 /// The name of the machine that asks.
 const CLIENT: &str = "client";
@@ -93,7 +93,7 @@ pub fn run(
     node_command: &dyn Fn(&[String]) -> Command,
 ) -> Result<bool, LabError> {
     // Client, applications and nodes inherit the limit: they are many connections.
-    limits::connections();
+    limits::raise_open_files();
     let style = if options.json { Style::Json } else { Style::Prose };
     let story = Story::new(begin, style, options.verbose);
     let observer = Observer::default();

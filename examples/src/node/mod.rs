@@ -12,7 +12,6 @@ pub mod delivery;
 pub mod events;
 pub mod forward;
 pub mod gateway;
-pub mod limits;
 pub mod links;
 pub mod listen;
 pub mod manifests;
@@ -46,6 +45,7 @@ use self::forward::{Forwarder, nft::Nft, relay::Relay};
 use self::gateway::Gateways;
 use self::manifests::Manifests;
 use self::readiness::Checks;
+use crate::limits;
 
 /// How long the others get to take this node's roles over when it stops.
 const HAND_OVER: Duration = Duration::from_secs(2);
@@ -151,7 +151,7 @@ async fn run(args: &NodeArgs) -> Result<(), NodeError> {
     let teller = Teller::new(me.clone(), args.json);
     let mut signals = Signals::new().map_err(|error| NodeError::new("cannot listen for signals", error))?;
     let (mut announcing, mut electing, mut serving) = (Stage::default(), Stage::default(), Stage::default());
-    let connections = limits::connections();
+    let connections = limits::connections(limits::raise_open_files());
     if let Some(path) = args.manifests.iter().find(|path| !path.exists()) {
         return Err(NodeError::plain(format!("there is no file or folder {}", path.display())));
     }
