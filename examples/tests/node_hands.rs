@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use lbcore::allocator::Protocol;
 use lbcore_examples::netns::{self, Host, Segment};
-use lbcore_examples::node::delivery::Delivery;
+use lbcore_examples::node::delivery::{Delivery, Sysctls};
 use lbcore_examples::node::forward::nft::Nft;
 use lbcore_examples::node::forward::relay::Relay;
 use lbcore_examples::node::forward::{Forwarder, Forwarding, Frontend};
@@ -131,6 +131,42 @@ fn an_address_that_is_refused_keeps_no_other_from_coming_or_going() {
         });
         assert_eq!(held, ["192.0.2.201/32"]);
         assert_eq!(on_loopback(&node), [] as [&str; 0]);
+    });
+}
+
+#[test]
+fn a_machine_that_forwards_still_learns_its_routes() {
+    netns::test("a_machine_that_forwards_still_learns_its_routes", || {
+        let lan = Segment::new("lan").unwrap();
+        let node = host(&lan, "node", &["fd00::11/64"]);
+        let settings = || {
+            let path = "/proc/sys/net/ipv6/conf";
+            let read =
+                |name: String| std::fs::read_to_string(format!("{path}/{name}")).unwrap().trim().to_owned();
+            let mut found = std::collections::BTreeMap::new();
+            for entry in std::fs::read_dir(path).unwrap() {
+                let name = entry.unwrap().file_name().into_string().unwrap();
+                found.insert(name.clone(), read(format!("{name}/accept_ra")));
+            }
+            (read("all/forwarding".to_owned()), found)
+        };
+        let [before, during, after] = node.enter(|| {
+            std::fs::write("/proc/sys/net/ipv6/conf/lo/accept_ra", "0").unwrap();
+            std::fs::write("/proc/sys/net/ipv6/conf/default/accept_ra", "1").unwrap();
+            let before = settings();
+            let mut sysctls = Sysctls::default();
+            sysctls.forward_ipv6().unwrap();
+            let during = settings();
+            sysctls.restore();
+            [before, during, settings()]
+        });
+        assert_eq!((&*before.0, &*during.0), ("0", "1"));
+        for (interface, heeds) in &before.1 {
+            let expected = if heeds == "1" { "2" } else { heeds };
+            assert_eq!(during.1[interface], expected, "{interface}");
+        }
+        assert!(before.1.values().any(|heeds| heeds == "1") && before.1["lo"] == "0");
+        assert_eq!(after, before);
     });
 }
 

@@ -32,7 +32,7 @@ pub enum DeliveryError {
     #[error("cannot set {name}={value}: run as root or with CAP_NET_ADMIN, or use --delivery none")]
     Sysctl {
         /// The setting.
-        name: &'static str,
+        name: String,
         /// The value it should have.
         value: String,
         /// Why not.
@@ -61,7 +61,7 @@ pub enum DeliveryError {
 /// Kernel settings that we changed, to be put back.
 #[derive(Debug, Default)]
 pub struct Sysctls {
-    before: BTreeMap<&'static str, String>,
+    before: BTreeMap<String, String>,
 }
 
 impl Sysctls {
@@ -69,21 +69,39 @@ impl Sysctls {
     ///
     /// # Errors
     /// [`DeliveryError::Sysctl`] if the kernel refuses.
-    pub fn set(&mut self, name: &'static str, value: &str) -> Result<(), DeliveryError> {
+    pub fn set(&mut self, name: &str, value: &str) -> Result<(), DeliveryError> {
         let path = sysctl_path(name);
-        let failed = |source| DeliveryError::Sysctl { name, value: value.to_owned(), source };
+        let failed =
+            |source| DeliveryError::Sysctl { name: name.to_owned(), value: value.to_owned(), source };
         let before = std::fs::read_to_string(&path).map_err(failed)?.trim().to_owned();
         if before != value {
             std::fs::write(&path, value).map_err(failed)?;
-            self.before.entry(name).or_insert(before);
+            self.before.entry(name.to_owned()).or_insert(before);
         }
         Ok(())
+    }
+
+    /// Lets this machine forward IPv6. As a router it would no longer heed the advertisements of others, from which it
+    /// may have its default route: it is told to go on.
+    ///
+    /// # Errors
+    /// [`DeliveryError::Sysctl`] if the kernel refuses.
+    pub fn forward_ipv6(&mut self) -> Result<(), DeliveryError> {
+        let interfaces = std::fs::read_dir("/proc/sys/net/ipv6/conf").into_iter().flatten().flatten();
+        for interface in interfaces.filter_map(|entry| entry.file_name().into_string().ok()) {
+            let name = format!("net/ipv6/conf/{interface}/accept_ra");
+            let heeds = std::fs::read_to_string(sysctl_path(&name)).is_ok_and(|value| value.trim() == "1");
+            if heeds {
+                self.set(&name, "2")?;
+            }
+        }
+        self.set("net.ipv6.conf.all.forwarding", "1")
     }
 
     /// Puts back what was; a setting that cannot be put back stays, and the others are tried.
     pub fn restore(&mut self) {
         for (name, value) in std::mem::take(&mut self.before) {
-            if let Err(error) = std::fs::write(sysctl_path(name), &value) {
+            if let Err(error) = std::fs::write(sysctl_path(&name), &value) {
                 eprintln!("cannot put back {name}={value}: {error}");
             }
         }
@@ -97,8 +115,10 @@ impl Drop for Sysctls {
     }
 }
 
+/// `name` is written with dots, or with slashes if a part of it has dots.
 fn sysctl_path(name: &str) -> PathBuf {
-    PathBuf::from("/proc/sys").join(name.replace('.', "/"))
+    let relative = if name.contains('/') { name.to_owned() } else { name.replace('.', "/") };
+    PathBuf::from("/proc/sys").join(relative)
 }
 
 /// The addresses on the loopback interface that are ours.

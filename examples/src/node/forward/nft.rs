@@ -61,7 +61,7 @@ impl Nft {
             self.sysctls.set("net.ipv4.ip_forward", "1")?;
         }
         if wanted.keys().any(|frontend| frontend.address.is_ipv6()) {
-            self.sysctls.set("net.ipv6.conf.all.forwarding", "1")?;
+            self.sysctls.forward_ipv6()?;
         }
         run(&ruleset(wanted)).await?;
         self.applied = wanted.clone();
