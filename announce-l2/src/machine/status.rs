@@ -101,7 +101,7 @@ fn duplicate(address: IpAddr, conflict: &Conflict) -> Condition {
             "ClaimedByStranger",
             format!(
                 "{} also claims {address} on {interface}: find the host with that hardware address and give it \
-                 another address, or take {address} out of the pool",
+                 another address, or take {address} out of the pool; if it is a node of ours, let it elect with us",
                 claimant.mac
             ),
         ),
