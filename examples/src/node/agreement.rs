@@ -18,7 +18,7 @@ const PREFIX: &str = "allocations-";
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The role of those that allocate like this.
-pub fn role(allocations: &Allocations) -> Role {
+fn role_of(allocations: &Allocations) -> Role {
     let mut text = String::new();
     for (address, owners) in allocations.by_address() {
         for owner in owners {
@@ -35,19 +35,36 @@ fn fnv(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, step)
 }
 
-/// Watches for nodes that allocate otherwise.
-#[derive(Debug, Default)]
+/// What this node allocates, and whether others do otherwise.
+#[derive(Debug)]
 pub struct Agreement {
+    mine: Role,
     differs_since: Option<Instant>,
 }
 
+impl Default for Agreement {
+    fn default() -> Self {
+        Self { mine: role_of(&Allocations::default()), differs_since: None }
+    }
+}
+
 impl Agreement {
-    /// What there is to say at `now` of nodes that do not own `mine`, if they have not for a while.
-    pub fn condition(&mut self, now: Instant, mine: &Role, ownership: &Ownership) -> Option<Condition> {
+    /// This node allocates like this from now on.
+    pub fn update(&mut self, allocations: &Allocations) {
+        self.mine = role_of(allocations);
+    }
+
+    /// The role to bid for.
+    pub fn role(&self) -> &Role {
+        &self.mine
+    }
+
+    /// What there is to say at `now` of nodes that own another role, if they have for a while.
+    pub fn condition(&mut self, now: Instant, ownership: &Ownership) -> Option<Condition> {
         let others: BTreeSet<&str> = ownership
             .roles
             .iter()
-            .filter(|(role, _)| *role != mine && is_agreement(role))
+            .filter(|(role, _)| **role != self.mine && is_agreement(role))
             .map(|(_, owner)| owner.node.as_str())
             .collect();
         if others.is_empty() {
@@ -87,21 +104,22 @@ mod tests {
             ownership.clone()
         };
         let (mut agreement, start) = (Agreement::default(), Instant::from_millis(1000));
+        agreement.mine = role("1");
         own(Role::Address([192, 0, 2, 1].into()), "n3");
         let alike = own(role("1"), "n3");
-        assert_eq!(agreement.condition(start, &role("1"), &alike), None);
+        assert_eq!(agreement.condition(start, &alike), None);
         let differing = own(role("2"), "n2");
-        assert_eq!(agreement.condition(start, &role("1"), &differing), None, "they may be about to agree");
-        assert_eq!(agreement.condition(start + PATIENCE, &role("1"), &alike), None);
+        assert_eq!(agreement.condition(start, &differing), None, "they may be about to agree");
+        assert_eq!(agreement.condition(start + PATIENCE, &alike), None);
         let later = start + PATIENCE * 2;
-        assert_eq!(agreement.condition(later, &role("1"), &differing), None);
-        let told = agreement.condition(later + PATIENCE, &role("1"), &differing).unwrap();
+        assert_eq!(agreement.condition(later, &differing), None);
+        let told = agreement.condition(later + PATIENCE, &differing).unwrap();
         assert!(told.message.contains("of n2 other"), "{told}");
     }
 
     #[test]
     fn the_digest_is_that_of_all_builds() {
-        assert_eq!(role(&Allocations::default()), Role::named("allocations-cbf29ce484222325"));
+        assert_eq!(role_of(&Allocations::default()), Role::named("allocations-cbf29ce484222325"));
         assert_eq!(fnv(b"foobar"), 0x8594_4171_f739_67e8);
     }
 }

@@ -21,7 +21,7 @@ use lbcore::plan::{self, Allocations, LocalHealth, World};
 use lbcore::time::{Duration, Instant};
 use tokio::time::timeout;
 
-use super::agreement::{self, Agreement};
+use super::agreement::Agreement;
 use super::bgp;
 use super::delivery::{Delivery, DeliveryError};
 use super::events::{Event, Teller};
@@ -175,6 +175,7 @@ impl Controller {
         let mut allocator = PoolAllocator::default();
         allocator.set_pools(&self.world.pools);
         self.allocations = plan::allocate(&mut allocator, &self.world);
+        self.agreement.update(&self.allocations);
         self.tell_allocations();
         self.apply().await;
     }
@@ -284,7 +285,7 @@ impl Controller {
         // … then the announcements and the bids …
         let mut bids = plan::candidacy(&self.world, &self.allocations, &self.me, &self.health);
         if self.takes_part() {
-            bids.insert(agreement::role(&self.allocations), Bid::default());
+            bids.insert(self.agreement.role().clone(), Bid::default());
         }
         let announcements =
             plan::announce(&self.world, &self.allocations, &ownership, &self.me, &self.health);
@@ -415,8 +416,8 @@ impl Controller {
             conditions.extend(outlook.obstacle().map(|condition| (owner.to_string(), condition.clone())));
         }
         if self.takes_part() {
-            let (mine, ownership) = (agreement::role(&self.allocations), self.hands.elector.ownership());
-            let differs = self.agreement.condition(Instant::now(), &mine, &ownership.borrow());
+            let ownership = self.hands.elector.ownership();
+            let differs = self.agreement.condition(Instant::now(), &ownership.borrow());
             conditions.extend(differs.map(|condition| ("documents".to_owned(), condition)));
         }
         let electing = self.hands.elector.conditions().borrow().clone();
