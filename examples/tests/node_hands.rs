@@ -196,6 +196,8 @@ fn forwards(forwarder: impl AsyncFnOnce() -> Forwarder + Send, address: IpAddr, 
     let ask = || {
         let mut answer = String::new();
         let mut stream = TcpStream::connect_timeout(&frontend.socket(), Duration::from_secs(2))?;
+        // Whose last packet of the handshake meets a listener that is being closed may hear nothing.
+        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
         stream.read_to_string(&mut answer)?;
         Ok::<_, std::io::Error>(answer)
     };
