@@ -17,6 +17,8 @@ pub enum FaultKind {
     Cable,
     /// The node is told to give its addresses up
     Drain,
+    /// The node's process stands still, and goes on later: its kernel still takes connections
+    Pause,
 }
 
 impl FaultKind {
@@ -27,6 +29,7 @@ impl FaultKind {
             Self::Node => "node",
             Self::Cable => "cable",
             Self::Drain => "drain",
+            Self::Pause => "pause",
         }
     }
 
@@ -37,6 +40,7 @@ impl FaultKind {
             Self::Node => format!("{node} loses its power"),
             Self::Cable => format!("the cable of {node} is cut"),
             Self::Drain => format!("{node} is drained"),
+            Self::Pause => format!("the process of {node} stands still"),
         }
     }
 
@@ -47,6 +51,7 @@ impl FaultKind {
             Self::Node => format!("{node} gets its power back"),
             Self::Cable => format!("the cable of {node} is mended"),
             Self::Drain => format!("{node} is given back to the cluster"),
+            Self::Pause => format!("the process of {node} goes on"),
         }
     }
 
@@ -58,6 +63,7 @@ impl FaultKind {
             Self::Node => cluster.cut(node).and_then(|()| cluster.kill(node)),
             Self::Cable => cluster.cut(node),
             Self::Drain => cluster.signal(node, Signal::SIGUSR1),
+            Self::Pause => cluster.signal(node, Signal::SIGSTOP),
         }
     }
 
@@ -68,6 +74,21 @@ impl FaultKind {
             Self::Node => cluster.restore(node).map(|()| true),
             Self::Cable => cluster.restore(node).map(|()| false),
             Self::Drain => cluster.signal(node, Signal::SIGUSR2).map(|()| false),
+            Self::Pause => cluster.signal(node, Signal::SIGCONT).map(|()| false),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_fault_is_named_as_its_option() {
+        for kind in FaultKind::value_variants() {
+            let option = kind.to_possible_value().map(|value| value.get_name().to_owned());
+            assert_eq!(option.as_deref(), Some(kind.name()));
+            assert!(kind.deed("n7").contains("n7") && kind.remedy("n7").contains("n7"));
         }
     }
 }

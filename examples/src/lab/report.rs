@@ -16,7 +16,7 @@ pub const GAP_LIMIT: Duration = Duration::from_secs(5);
 /// A fault as it was made, and what was done about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FaultRecord {
-    /// `process`, `node`, `cable` or `drain`.
+    /// `process`, `node`, `cable`, `drain` or `pause`.
     pub fault: &'static str,
     /// The node that it hit.
     pub node: String,
