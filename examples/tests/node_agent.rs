@@ -274,6 +274,13 @@ fn an_address_that_a_reload_moves_is_told_with_the_way_to_pin_it() {
     });
 }
 
+/// A file with the key that the nodes of a test share.
+fn cluster_key() -> String {
+    let key = Path::new(netns::SCRATCH).join("key");
+    std::fs::write(&key, "07".repeat(32)).unwrap();
+    key.to_str().unwrap().to_owned()
+}
+
 /// The lab's manifests, to be changed by a test.
 fn own_manifests() -> PathBuf {
     let folder = Path::new(netns::SCRATCH).join("manifests");
@@ -294,12 +301,11 @@ fn who_starts_with_a_typo_takes_no_part_until_it_is_mended() {
         let app = host(&lan, "appv1", "192.0.2.21/24");
         serve(&app, "192.0.2.21:8080");
         let folder = own_manifests();
-        let key = Path::new(netns::SCRATCH).join("key");
-        std::fs::write(&key, "07".repeat(32)).unwrap();
+        let key = cluster_key();
         let service = folder.join("50-more.yaml");
         std::fs::write(&service, "apiVersion: v1\nkind: Service\nmetadata: {name: more}\nspec: {type: 5}\n")
             .unwrap();
-        let gossip = ["--listen-gossip", "192.0.2.11:7946", "--key-file", key.to_str().unwrap()];
+        let gossip = ["--listen-gossip", "192.0.2.11:7946", "--key-file", &key];
         let more = [gossip.as_slice(), &["--forward", "relay"]].concat();
         let mut agent = Agent::start(&node, &folder, &more);
         agent.wait_for("that it takes no part", |event| event["reason"] == "InvalidDocuments");
@@ -356,9 +362,7 @@ fn who_only_speaks_bgp_owns_nothing_on_the_segment() {
     netns::test("who_only_speaks_bgp_owns_nothing_on_the_segment", || {
         let lan = Segment::new("lan").unwrap();
         let (first, second) = (host(&lan, "n1", "192.0.2.11/24"), host(&lan, "n2", "192.0.2.12/24"));
-        let key = Path::new(netns::SCRATCH).join("key");
-        std::fs::write(&key, "07".repeat(32)).unwrap();
-        let key = key.to_str().unwrap();
+        let key = &cluster_key();
         let common = ["--forward", "none", "--key-file", key];
         let speaker = ["--announce", "bgp", "--listen-gossip", "192.0.2.11:7946"];
         let answerer = ["--listen-gossip", "192.0.2.12:7946", "--seed", "192.0.2.11:7946"];
@@ -379,9 +383,7 @@ fn nodes_whose_documents_differ_say_so_and_what_a_node_lacks_is_told() {
     netns::test("nodes_whose_documents_differ_say_so_and_what_a_node_lacks_is_told", || {
         let lan = Segment::new("lan").unwrap();
         let (first, second) = (host(&lan, "n1", "192.0.2.11/24"), host(&lan, "n9", "192.0.2.12/24"));
-        let key = Path::new(netns::SCRATCH).join("key");
-        std::fs::write(&key, "07".repeat(32)).unwrap();
-        let key = key.to_str().unwrap();
+        let key = &cluster_key();
         let common = ["--forward", "none", "--key-file", key];
         let gossip = ["--listen-gossip", "192.0.2.11:7946"];
         let mut agent = Agent::start(&first, &manifests(), &[common.as_slice(), &gossip].concat());

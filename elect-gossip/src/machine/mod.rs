@@ -372,7 +372,7 @@ impl Machine {
         }
         if self.now >= self.next_round {
             self.run_round();
-        } else if self.peers.values().any(|peer| peer.stream.ask_at().is_some_and(|at| at <= self.now)) {
+        } else if self.peers.values().any(|peer| peer.asks_at().is_some_and(|at| at <= self.now)) {
             self.tend_streams();
         }
         if self.membership.next_timeout().is_some_and(|at| at <= self.now) {
@@ -411,7 +411,7 @@ impl Machine {
         let deaths = self.peers.values().filter(|peer| peer.alive).map(|peer| peer.dies_at(takeover)).min();
         let held = self.deadline.filter(|_| self.lease.is_some());
         let leaving = self.leaving.filter(|leaving| !leaving.left).map(|leaving| leaving.until);
-        let asks = self.peers.values().filter_map(|peer| peer.stream.ask_at()).min();
+        let asks = self.peers.values().filter_map(Peer::asks_at).min();
         [deaths, held, leaving, asks, self.membership.next_timeout()]
             .into_iter()
             .flatten()

@@ -74,6 +74,14 @@ impl Peer {
         self.alive && self.session.is_some() && self.heard.is_some_and(|heard| now < heard + takeover)
     }
 
+    /// When the next attempt at its stream is due that no round makes.
+    pub(super) fn asks_at(&self) -> Option<Instant> {
+        match self.stream {
+            Stream::AskAgain { at, .. } if self.alive && self.session.is_some() => Some(at),
+            _ => None,
+        }
+    }
+
     /// Whether its state is known as far as it is said to reach.
     pub(super) fn synced(&self) -> bool {
         self.latest > 0 && self.table.version() >= self.latest
@@ -170,11 +178,6 @@ impl Stream {
     /// next attempt waits as long again as it has taken so far, so that few are made.
     pub(super) fn ask_again(closed: Instant, now: Instant) -> Self {
         Self::AskAgain { closed, at: now + now.saturating_since(closed).max(ASK_AGAIN) }
-    }
-
-    /// When the next attempt is due that no round makes.
-    pub(super) fn ask_at(&self) -> Option<Instant> {
-        if let Self::AskAgain { at, .. } = self { Some(*at) } else { None }
     }
 }
 
