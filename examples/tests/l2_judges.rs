@@ -91,7 +91,7 @@ impl Node {
     fn own(&self, generation: u64, addresses: &[IpAddr], until: Instant) {
         // A lease that ran out is never renewed: each ownership has its own.
         let lease = (1..generation).fold(LeaseId::FIRST, |lease, _| lease.next());
-        let entry = |address: &IpAddr| (*address, Announcement::on_segment(lease, Term(1), Interfaces::All));
+        let entry = |address: &IpAddr| (*address, Announcement::on_segment(lease, Term(2), Interfaces::All));
         self.announcer.renew(lease, until);
         self.announcer.set_desired(Arc::new(AnnounceSet::new(generation, addresses.iter().map(entry))));
         self.wait(|status| status.generation == generation && all_announced(status));
@@ -415,6 +415,44 @@ fn the_kernel_verifies_a_neighbour_by_asking_it_alone() {
     });
 }
 
+#[test]
+fn an_address_that_a_stranger_has_is_left_alone() {
+    netns::test("an_address_that_a_stranger_has_is_left_alone", || {
+        let lan = Lan::new();
+        for address in ["192.0.2.200/24", "fd00::200/64"] {
+            lan.client.add_address("eth0", address.parse().unwrap()).unwrap();
+        }
+        let node = Node::start(&lan.a);
+        let mut tap = lan.tap();
+        let entry = |address: IpAddr| {
+            (address, Announcement::on_segment(LeaseId::FIRST, Term::FIRST, Interfaces::All))
+        };
+        node.announcer.renew(LeaseId::FIRST, Instant::FAR_FUTURE);
+        let free = IpAddr::from([192, 0, 2, 201]);
+        let set = AnnounceSet::new(1, [entry(V4.into()), entry(V6.into()), entry(free)]);
+        node.announcer.set_desired(Arc::new(set));
+        node.wait(|status| {
+            let reason = |address: IpAddr| match status.entries.get(&address) {
+                Some(AnnounceState::Silent(why)) => why.reason.to_string(),
+                Some(_) => "announced".to_owned(),
+                None => String::new(),
+            };
+            let told = [V4.into(), V6.into(), free].map(reason);
+            told == ["AddressInUse", "AddressInUse", "announced"]
+        });
+        let said = node.announcer.status().borrow().to_string();
+        let stranger = MacAddr(lan.client.mac());
+        assert!(said.contains(&format!("{stranger} has it already")), "{said}");
+        let claims: BTreeSet<IpAddr> = heard(&mut tap)
+            .iter()
+            .filter(|frame| frame.bytes.get(6..12) == Some(&lan.a.mac()[..]))
+            .filter_map(claimed)
+            .filter(|address| [V4.into(), V6.into(), free].contains(address))
+            .collect();
+        assert_eq!(claims, [free].into(), "the node speaks for the free one alone");
+    });
+}
+
 /// Has a client in touch with the owner, then moves the address; says how the client's entry came to change.
 fn takeover(lan: &Lan, address: IpAddr, from: (&Host, &Node), to: (&Host, &Node), generation: u64) {
     let client = &lan.client;
@@ -547,7 +585,7 @@ fn owns_for_two_seconds() {
     in_runtime(async {
         let (announcer, driver) = L2Announcer::new(Config::default()).unwrap();
         let lease = LeaseId::FIRST;
-        let announcement = Announcement::on_segment(lease, Term(1), Interfaces::All);
+        let announcement = Announcement::on_segment(lease, Term(2), Interfaces::All);
         announcer.set_desired(Arc::new(AnnounceSet::new(1, [(V4.into(), announcement)])));
         announcer.renew(lease, Instant::now() + LEASE);
         let (mut status, mut counters) = (announcer.status(), announcer.counters());

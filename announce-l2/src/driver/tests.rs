@@ -126,7 +126,7 @@ impl Harness for OnSegment {
 
     fn announcement(&self, _address: IpAddr, lease: Option<LeaseId>) -> Announcement {
         lease.map_or_else(Announcement::default, |lease| {
-            Announcement::on_segment(lease, Term(1), Interfaces::All)
+            Announcement::on_segment(lease, Term(2), Interfaces::All)
         })
     }
 
@@ -157,7 +157,7 @@ fn the_contract_of_announcers_holds() {
 
 fn desire(world: &World, generation: u64, addresses: &[IpAddr]) {
     let entries =
-        addresses.iter().map(|address| (*address, Announcement::on_segment(LEASE, Term(1), Interfaces::All)));
+        addresses.iter().map(|address| (*address, Announcement::on_segment(LEASE, Term(2), Interfaces::All)));
     world.announcer.set_desired(Arc::new(AnnounceSet::new(generation, entries)));
 }
 
@@ -297,7 +297,7 @@ async fn what_waits_in_a_congested_socket_is_not_sent_after_the_deadline() {
     let open = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let port = Congested { port: segment.attach("eth0", US), open: open.clone() };
     let (announcer, driver) = L2Announcer::with_io(Config::default(), port);
-    let entry = (vip(), Announcement::on_segment(LEASE, Term(1), Interfaces::All));
+    let entry = (vip(), Announcement::on_segment(LEASE, Term(2), Interfaces::All));
     announcer.set_desired(Arc::new(AnnounceSet::new(1, [entry])));
     announcer.renew(LEASE, segment.now() + Duration::from_millis(50));
     let stop = async {

@@ -39,7 +39,7 @@ counters! {
     /// Frames that answered nobody's question and were remembered: replies to our directed requests, and claims of
     /// our addresses by others (see `conflicts`).
     noted_replies,
-    /// Claims of an address of ours by another hardware address.
+    /// Claims of an address of ours by another hardware address, and of one that is probed for.
     conflicts,
     /// Dropped: received too long ago (or at a time that cannot be), so that it may belong to a lease that is over.
     dropped_stale,
@@ -67,6 +67,8 @@ counters! {
     dropped_backlog,
     /// Announcements made: gratuitous ARP requests and unsolicited neighbor advertisements, repeats included.
     announced,
+    /// Probes for another host that has an address which is to be taken for the first time.
+    probed,
     /// Directed ARP requests sent to gateways and to hosts that asked.
     directed,
     /// Announcements made only so that switches keep our hardware address.

@@ -31,6 +31,8 @@ pub enum Step {
         lease: u8,
         /// Their interfaces.
         chosen: u8,
+        /// Whether nobody owned them before.
+        first: bool,
     },
     /// A lease is renewed.
     Renew {
@@ -95,7 +97,13 @@ pub fn decode(bytes: &[u8]) -> Vec<Step> {
         steps.push(match kind % 10 {
             0 => Step::Wait(wide),
             1 => Step::Wait(wide % 500),
-            2 => Step::Desired { generation: u64::from(a % 16), owned: b, lease: c % 2, chosen: c >> 1 },
+            2 => Step::Desired {
+                generation: u64::from(a % 16),
+                owned: b,
+                lease: c % 2,
+                chosen: c >> 1,
+                first: c & 8 != 0,
+            },
             3 => Step::Renew { lease: a, for_ms: wide % 8192 },
             4 => Step::Ask { address: a % 8, probe: b & 2 != 0, age_ms, port: b },
             5 => Step::Claim { address: a % 8, port: b },
@@ -166,9 +174,20 @@ fn interfaces(chosen: u8) -> Interfaces {
 struct Model {
     generation: u64,
     owned: BTreeMap<IpAddr, (LeaseId, Interfaces)>,
+    /// Those of them that nobody owned before.
+    first: BTreeSet<IpAddr>,
     until: BTreeMap<LeaseId, Instant>,
     up: [bool; 2],
+    /// What the machine said that it speaks for.
+    gained: BTreeSet<IpAddr>,
+    /// What it spoke for at some time since it was first desired.
+    checked: BTreeSet<IpAddr>,
+    /// Since when it could speak for what it does not speak for.
+    held_since: BTreeMap<IpAddr, Instant>,
 }
+
+/// How long an address is probed for.
+const PROBING: Duration = Duration::from_millis(600);
 
 impl Model {
     /// Until when this node is the owner, if it is.
@@ -180,7 +199,13 @@ impl Model {
     /// Until when it may say so on the interface.
     fn may_speak(&self, now: Instant, port: usize, address: IpAddr) -> Option<Instant> {
         let (_, interfaces) = self.owned.get(&address)?;
-        self.owned_until(now, address).filter(|_| self.up[port] && interfaces.contains(&NAMES[port].into()))
+        let speaks = !self.is_probed(address) && self.up[port] && interfaces.contains(&NAMES[port].into());
+        self.owned_until(now, address).filter(|_| speaks)
+    }
+
+    /// Whether the machine may leave an address alone that it could speak for.
+    fn is_probed(&self, address: IpAddr) -> bool {
+        self.first.contains(&address) && !self.gained.contains(&address)
     }
 }
 
@@ -188,14 +213,12 @@ struct World {
     machine: Responder,
     model: Model,
     now: Instant,
-    /// What the machine said that it owns.
-    gained: BTreeSet<IpAddr>,
 }
 
 impl World {
     fn new() -> Self {
         let (machine, now) = (Responder::new(Config::default()), Instant::from_millis(1000));
-        let mut world = Self { machine, model: Model::default(), now, gained: BTreeSet::new() };
+        let mut world = Self { machine, model: Model::default(), now };
         world.model.up = [true; 2];
         world.set_links();
         world
@@ -216,18 +239,22 @@ impl World {
         let now = self.now;
         match step {
             Step::Wait(ms) => self.wait(Duration::from_millis(*ms)),
-            Step::Desired { generation, owned, lease: number, chosen } => {
+            Step::Desired { generation, owned, lease: number, chosen, first } => {
                 let addresses = (0..8).filter(|bit| owned & 1 << bit != 0).map(address);
                 let (lease, interfaces) = (lease(*number), interfaces(*chosen));
+                let term = if *first { Term::FIRST } else { Term(2) };
                 let entries = addresses
                     .clone()
-                    .map(|address| (address, Announcement::on_segment(lease, Term(1), interfaces.clone())));
+                    .map(|address| (address, Announcement::on_segment(lease, term, interfaces.clone())));
                 let set = Arc::new(AnnounceSet::new(*generation, entries));
                 self.machine.handle(now, Input::Desired(set));
                 if *generation >= self.model.generation {
                     self.model.generation = *generation;
+                    self.model.first = if *first { addresses.clone().collect() } else { BTreeSet::new() };
                     self.model.owned =
                         addresses.map(|address| (address, (lease, interfaces.clone()))).collect();
+                    let owned = &self.model.owned;
+                    self.model.checked.retain(|address| owned.contains_key(address));
                 }
             }
             Step::Renew { lease: number, for_ms } => {
@@ -262,6 +289,8 @@ impl World {
             Step::Withdraw => {
                 self.machine.handle(now, Input::Withdraw);
                 self.model.owned.clear();
+                self.model.first.clear();
+                self.model.checked.clear();
             }
         }
         self.drain();
@@ -296,6 +325,7 @@ impl World {
     }
 
     fn drain(&mut self) -> Vec<Transmit> {
+        self.check_events();
         let sent: Vec<Transmit> = std::iter::from_fn(|| self.machine.poll_output()).collect();
         for transmit in &sent {
             self.check_transmit(transmit);
@@ -307,43 +337,78 @@ impl World {
         let Transmit { interface, address, deadline, .. } = *transmit;
         let port = PORTS.iter().position(|known| *known == interface).expect("a known interface");
         let may = self.model.may_speak(self.now, port, address);
-        assert_eq!(Some(deadline), may, "{transmit:?} at {:?}", self.now);
         let (header, payload) = ethernet::Header::parse(transmit.frame.as_bytes()).expect("a whole frame");
         assert_eq!((header.source, header.vlan), (MACS[port], None));
         assert!(!MACS.contains(&header.destination), "{transmit:?} is for ourselves");
-        match (header.ethertype, address) {
+        let probes = match (header.ethertype, address) {
             (EtherType::ARP, IpAddr::V4(address)) => {
                 let arp = Arp::parse(payload).expect("a valid packet");
-                assert_eq!((arp.sender, arp.sender_mac), (address, MACS[port]));
+                assert_eq!(arp.sender_mac, MACS[port]);
+                assert!(arp.sender == address || (arp.is_probe() && arp.target == address), "{arp:?}");
+                arp.is_probe()
             }
             (EtherType::IPV6, IpAddr::V6(address)) => {
                 let (ip, message) = ipv6::Header::parse(payload).expect("a whole packet");
-                let Ok(Some(Message::Advertisement(na))) = Message::parse(&ip, message) else {
-                    panic!("{transmit:?} is no advertisement");
-                };
-                let said = (ip.source, na.target, na.target_mac, na.overriding);
-                assert_eq!(said, (address, address, Some(MACS[port]), true));
+                match Message::parse(&ip, message) {
+                    Ok(Some(Message::Advertisement(na))) => {
+                        let said = (ip.source, na.target, na.target_mac, na.overriding);
+                        assert_eq!(said, (address, address, Some(MACS[port]), true));
+                        false
+                    }
+                    Ok(Some(Message::Solicitation(ns))) => {
+                        assert_eq!((ip.source, ns.target), (Ipv6Addr::UNSPECIFIED, address));
+                        true
+                    }
+                    other => panic!("{other:?} in {transmit:?}"),
+                }
             }
             _ => panic!("{transmit:?} is of the wrong family"),
+        };
+        if probes {
+            assert!(self.model.is_probed(address), "{address} is probed for while it is spoken for");
+            assert_eq!(Some(deadline), self.model.owned_until(self.now, address), "{transmit:?}");
+        } else {
+            assert_eq!(Some(deadline), may, "{transmit:?} at {:?}", self.now);
+        }
+    }
+
+    /// Events agree with the model.
+    fn check_events(&mut self) {
+        let now = self.now;
+        while let Some(event) = self.machine.poll_event() {
+            match event {
+                Event::Gained { address, .. } => {
+                    let unchecked = self.model.is_probed(address) && !self.model.checked.contains(&address);
+                    let since = self.model.held_since.get(&address).copied().unwrap_or(now);
+                    assert!(!unchecked || now >= since + PROBING, "{address} was not asked for long enough");
+                    assert!(self.model.gained.insert(address), "{address} gained twice");
+                    self.model.checked.insert(address);
+                }
+                Event::Lost { address, .. } => {
+                    assert!(self.model.gained.remove(&address), "{address} lost in vain");
+                }
+                Event::Conflict { address, .. } => {
+                    let concerns = self.model.gained.contains(&address) || self.model.is_probed(address);
+                    assert!(concerns, "{address}");
+                }
+            }
         }
     }
 
     /// Events and status agree with the model.
     fn check_truth(&mut self) {
-        while let Some(event) = self.machine.poll_event() {
-            match event {
-                Event::Gained { address, .. } => {
-                    assert!(self.gained.insert(address), "{address} gained twice");
-                }
-                Event::Lost { address, .. } => {
-                    assert!(self.gained.remove(&address), "{address} lost in vain");
-                }
-                Event::Conflict { address, .. } => assert!(self.gained.contains(&address), "{address}"),
+        self.check_events();
+        let (model, now) = (&mut self.model, self.now);
+        for address in (0..8).map(address) {
+            let (owned, gained) =
+                (model.owned_until(now, address).is_some(), model.gained.contains(&address));
+            assert!(gained == owned || (owned && model.first.contains(&address)), "{address}: {gained}");
+            if owned && !gained {
+                model.held_since.entry(address).or_insert(now);
+            } else {
+                model.held_since.remove(&address);
             }
         }
-        let owned =
-            self.model.owned.keys().filter(|address| self.model.owned_until(self.now, **address).is_some());
-        assert!(self.gained.iter().eq(owned), "said to own {:?}", self.gained);
         for (address, state) in &self.machine.status().entries {
             let speaks = (0..2).any(|port| self.model.may_speak(self.now, port, *address).is_some());
             assert_eq!(state.is_announced(), speaks, "{address}");

@@ -12,6 +12,9 @@
 //!   holds. The lease is looked up for each frame; no timer has to fire for silence.
 //! - A frame that waited longer than [`Config::max_age`] is not answered: after a pause, a queue full of old
 //!   questions is not answered in the name of an owner that may have been replaced.
+//! - An address that nobody of the cluster owned before ([`Term::FIRST`]) is probed for first (RFC 5227 §2.1, RFC 4862
+//!   §5.4), and left alone if a stranger has it. A takeover never waits for that.
+//! - An address whose owner has a newer term than ours ([`AnnounceSet::owners`]) is not spoken for.
 //! - A frame that was made and not sent by its [`Transmit::deadline`] must not be sent. That is the driver's part.
 //!
 //! What remains is a process that stops after the driver's last look at the clock and before its `sendmmsg`: at most
@@ -19,6 +22,7 @@
 
 mod askers;
 mod counters;
+mod detect;
 mod interface;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
@@ -33,21 +37,23 @@ mod status;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 use lbcore::announce::{AnnounceSet, Announcement, Interfaces};
-use lbcore::elect::{LeaseId, Term};
+use lbcore::elect::{LeaseId, Owner, Term};
 use lbcore::id::{InterfaceName, NodeName};
 use lbcore::time::{Duration, Instant};
 
 pub use counters::Counters;
+pub use detect::Probing;
 pub use interface::{IfIndex, Interface};
 pub use pace::Pace;
 
 use crate::wire::arp::Arp;
-use crate::wire::ndp::{Advertisement, Message};
+use crate::wire::ndp::{Advertisement, Message, Solicitation};
 use crate::wire::{FrameBuf, MacAddr, ipv6};
+use detect::Checks;
 use interface::Port;
 use leases::Leases;
 use schedule::{Job, Tag};
@@ -66,6 +72,9 @@ const MAX_ASKERS: usize = 8;
 pub struct Config {
     /// The limit on what is sent unasked, for each interface.
     pub pace: Pace,
+    /// How to look for another host that has an address which this cluster takes for the first time; `None` takes it
+    /// at once.
+    pub probing: Option<Probing>,
     /// A received frame older than this is not answered.
     pub max_age: Duration,
     /// How often each interface shows the switches our hardware address, so that they do not forget the port (they do
@@ -76,7 +85,8 @@ pub struct Config {
     pub defend_interval: Duration,
     /// The same for a claim by a member of the cluster, which is a late frame of a former owner: corrected soon.
     pub correct_interval: Duration,
-    /// How long a claim stays in the status after it was last heard.
+    /// How long a claim stays in the status after it was last heard, and after how long an address that a stranger
+    /// had when it was to be taken is tried again.
     pub conflict_memory: Duration,
 }
 
@@ -84,6 +94,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             pace: Pace::NORMAL,
+            probing: Some(Probing::default()),
             max_age: Duration::from_millis(100),
             refresh: Duration::from_secs(100),
             defend_interval: Duration::from_secs(10),
@@ -158,7 +169,7 @@ pub enum Event {
         /// Why.
         why: Loss,
     },
-    /// Another claims an address of ours. Not told more often than it is answered.
+    /// Another claims an address of ours, or has one that was to be taken. Not told more often than it is answered.
     Conflict {
         /// The address.
         address: IpAddr,
@@ -176,6 +187,8 @@ pub enum Loss {
     Withdrawn,
     /// The deadline of its lease passed.
     Expired,
+    /// Another node owns it by a newer term.
+    Outranked,
 }
 
 /// Who claims an address of ours.
@@ -222,11 +235,35 @@ struct Entry {
     chosen: Chosen,
     lease: Option<LeaseId>,
     term: Term,
-    /// Whether its lease held at the last look, so that a change is noticed.
-    live: bool,
+    /// The owner by a newer term.
+    outranked: Option<Owner>,
+    voice: Voice,
+    /// Whether no stranger was found to have it.
+    checked: bool,
+    /// When the check goes on.
+    check_at: Instant,
     /// Which gain of an address this is, counted over all addresses.
     gain: u64,
     defended: Option<Instant>,
+}
+
+impl Entry {
+    fn speaks_on(&self, index: IfIndex) -> bool {
+        self.voice == Voice::Speaking && self.chosen.contains(index)
+    }
+}
+
+/// What this node does about an address, as of the last look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Voice {
+    /// Nothing: its lease does not hold, or a newer term does.
+    Silent,
+    /// Asks whether a stranger has it; so many times up to now.
+    Checking(u8),
+    /// Leaves it to the stranger who has it.
+    Taken,
+    /// Speaks for it.
+    Speaking,
 }
 
 /// A claim of an address of ours.
@@ -251,6 +288,7 @@ pub struct Responder {
     standby: BTreeMap<IpAddr, Chosen>,
     peers: BTreeMap<MacAddr, NodeName>,
     leases: Leases,
+    checks: Checks,
     conflicts: BTreeMap<IpAddr, Conflict>,
     sweep_at: Option<Instant>,
     gains: u64,
@@ -292,6 +330,7 @@ impl Responder {
                 self.outputs.clear();
             }
         }
+        self.run_checks(now);
         self.run_schedules(now);
     }
 
@@ -299,11 +338,12 @@ impl Responder {
     pub fn handle_timeout(&mut self, now: Instant) {
         self.expire(now);
         self.sweep_conflicts(now);
+        self.run_checks(now);
         for port in self.ports.values_mut().filter(|port| port.interface.up) {
             if port.refresh_at.is_some_and(|at| at <= now) {
                 port.refresh_at = Some(now + self.config.refresh);
                 let index = port.interface.index;
-                let found = self.entries.iter().find(|(_, entry)| entry.live && entry.chosen.contains(index));
+                let found = self.entries.iter().find(|(_, entry)| entry.speaks_on(index));
                 if let Some((address, entry)) = found {
                     port.schedule.add(Job::Refresh(*address), Tag { gain: entry.gain, since: now });
                 }
@@ -331,7 +371,7 @@ impl Responder {
             let schedule = if room { port.schedule.due() } else { None };
             schedule.into_iter().chain(port.refresh_at)
         });
-        ports.chain(self.leases.next_deadline()).chain(self.sweep_at).min()
+        ports.chain(self.leases.next_deadline()).chain(self.checks.next()).chain(self.sweep_at).min()
     }
 
     /// What happened so far, by reason.
@@ -361,7 +401,7 @@ impl Responder {
 
     /// The solicited-node groups to be a member of: without that, a switch that snoops on MLD does not deliver the
     /// solicitations. Those of candidates are among them, so that a takeover needs no round of MLD.
-    pub fn groups(&self) -> BTreeSet<(IfIndex, std::net::Ipv6Addr)> {
+    pub fn groups(&self) -> BTreeSet<(IfIndex, Ipv6Addr)> {
         let entries = self.entries.iter().map(|(address, entry)| (address, &entry.chosen));
         let mut groups = BTreeSet::new();
         for (address, chosen) in entries.chain(&self.standby) {
@@ -394,17 +434,19 @@ impl Responder {
                 |(address, wanted): (&IpAddr, &Interfaces)| (*address, Chosen::resolve(wanted, &self.ports));
             self.standby = new.standby.iter().map(resolve).collect();
         }
-        if new.entries == old.entries {
+        if (&new.entries, &new.owners) == (&old.entries, &old.owners) {
             return;
         }
         self.status_version += 1;
-        self.watch_version += 1;
+        self.watch_version += u64::from(new.entries != old.entries);
         for address in old.entries.keys().filter(|address| !new.entries.contains_key(address)) {
             self.remove(*address);
         }
         for (address, wanted) in &new.entries {
-            if old.entries.get(address) != Some(wanted) {
-                self.upsert(now, *address, wanted);
+            let outranked = outranking(&new, *address, wanted);
+            let known = old.entries.get(address).map(|known| (known, outranking(&old, *address, known)));
+            if known != Some((wanted, outranked)) {
+                self.upsert(now, *address, wanted, outranked.cloned());
             }
         }
     }
@@ -414,12 +456,10 @@ impl Responder {
         if let Some(lease) = entry.lease {
             self.leases.unbind(lease, address);
         }
-        if entry.live {
-            self.lost(address, Loss::Withdrawn);
-        }
+        self.fall_silent(address, entry.voice, Loss::Withdrawn);
     }
 
-    fn upsert(&mut self, now: Instant, address: IpAddr, wanted: &Announcement) {
+    fn upsert(&mut self, now: Instant, address: IpAddr, wanted: &Announcement, outranked: Option<Owner>) {
         let chosen = Chosen::resolve(&wanted.interfaces, &self.ports);
         let usable = is_usable(address);
         let lease = wanted.lease.filter(|_| usable);
@@ -427,7 +467,10 @@ impl Responder {
             chosen: Chosen::Only(Vec::new()),
             lease: None,
             term: wanted.term,
-            live: false,
+            outranked: None,
+            voice: Voice::Silent,
+            checked: false,
+            check_at: Instant::ZERO,
             gain: 0,
             defended: None,
         });
@@ -446,21 +489,27 @@ impl Responder {
             .copied()
             .collect();
         // A new term means that the address may have been another's in between.
-        let regained = entry.term != wanted.term && entry.live;
+        let renewed = entry.term != wanted.term;
+        let speaking = entry.voice == Voice::Speaking;
+        let regained = renewed && speaking;
+        if renewed && !speaking {
+            entry.voice = Voice::Silent;
+        }
         if regained {
             self.gains += 1;
             entry.gain = self.gains;
         }
         let tag = Tag { gain: entry.gain, since: now };
-        let live = entry.live;
+        let why = if outranked.is_some() { Loss::Outranked } else { Loss::Withdrawn };
         entry.chosen = chosen;
         entry.lease = lease;
         entry.term = wanted.term;
+        entry.outranked = outranked;
         self.entries.insert(address, entry);
-        self.settle(now, address, Loss::Withdrawn);
+        self.settle(now, address, why);
         if regained {
             self.announce(address, tag);
-        } else if live {
+        } else if speaking {
             for index in added {
                 if let Some(port) = self.ports.get_mut(&index) {
                     port.schedule.add(Job::First(address), tag);
@@ -469,31 +518,45 @@ impl Responder {
         }
     }
 
-    /// Takes note of whether the lease of `address` holds.
+    /// Takes note of whether `address` may be spoken for.
     fn settle(&mut self, now: Instant, address: IpAddr, why: Loss) {
         let Some(entry) = self.entries.get_mut(&address) else { return };
-        let live = entry.lease.is_some_and(|lease| now < self.leases.until(lease));
-        if live == entry.live {
+        let holds = entry.lease.is_some_and(|lease| now < self.leases.until(lease));
+        let may = holds && entry.outranked.is_none();
+        if may == (entry.voice != Voice::Silent) {
             return;
         }
-        entry.live = live;
-        if !live {
-            self.lost(address, why);
-            return;
+        if may {
+            self.take(now, address);
+        } else {
+            let voice = std::mem::replace(&mut entry.voice, Voice::Silent);
+            self.fall_silent(address, voice, why);
         }
+    }
+
+    /// Speaks for `address` from now on.
+    fn speak(&mut self, now: Instant, address: IpAddr) {
+        let Some(entry) = self.entries.get_mut(&address) else { return };
         self.gains += 1;
         entry.gain = self.gains;
+        entry.voice = Voice::Speaking;
         let (tag, term) = (Tag { gain: entry.gain, since: now }, entry.term);
         self.status_version += 1;
         self.event(Event::Gained { address, term });
         self.announce(address, tag);
     }
 
-    fn lost(&mut self, address: IpAddr, why: Loss) {
+    /// Says no more of `address`, for which it had `voice`.
+    fn fall_silent(&mut self, address: IpAddr, voice: Voice, why: Loss) {
+        if voice == Voice::Silent {
+            return;
+        }
         self.status_version += 1;
         self.conflicts.remove(&address);
         self.outputs.retain(|transmit| transmit.address != address);
-        self.event(Event::Lost { address, why });
+        if voice == Voice::Speaking {
+            self.event(Event::Lost { address, why });
+        }
     }
 
     fn event(&mut self, event: Event) {
@@ -516,7 +579,7 @@ impl Responder {
         let Some(port) = self.ports.get_mut(&index) else { return };
         port.schedule.clear();
         for (address, entry) in &self.entries {
-            if entry.live && entry.chosen.contains(index) {
+            if entry.speaks_on(index) {
                 port.schedule.add(Job::First(*address), Tag { gain: entry.gain, since: now });
             }
         }
@@ -583,7 +646,12 @@ impl Responder {
                 entry.lease.map(|lease| (leases.until(lease), entry.gain))
             };
             let wanted = |job: Job, tag: Tag| {
-                deadline(job.address()).is_some_and(|(until, gain)| now < until && gain == tag.gain)
+                let calls = match entries.get(&job.address()).map(|entry| entry.voice) {
+                    Some(Voice::Checking(_)) => matches!(job, Job::Probe(_)),
+                    Some(Voice::Speaking) => !matches!(job, Job::Probe(_)),
+                    _ => false,
+                };
+                calls && deadline(job.address()).is_some_and(|(until, gain)| now < until && gain == tag.gain)
             };
             while outputs.len() < MAX_BACKLOG {
                 let Some((job, tag)) = port.schedule.next(now, wanted) else { break };
@@ -602,12 +670,20 @@ fn say(port: &mut Port, now: Instant, job: Job, tag: Tag, counters: &mut Counter
     let mac = port.interface.mac;
     port.schedule.repeat(job, tag);
     match job {
+        Job::Probe(_) => counters.probed += 1,
         Job::Defend(_) => counters.defended += 1,
         Job::Refresh(_) => counters.refreshed += 1,
         Job::Gateway(..) | Job::Asker(..) => counters.directed += 1,
         Job::First(_) | Job::Again(..) => counters.announced += 1,
     }
     match (job, job.address()) {
+        (Job::Probe(_), IpAddr::V4(address)) => Arp::probe(mac, address).to_frame(MacAddr::BROADCAST),
+        (Job::Probe(_), IpAddr::V6(target)) => {
+            let group = ipv6::solicited_node(target);
+            let probe = Solicitation { target, source_mac: None, nonce: Some(detect::nonce(now, mac)) };
+            let header = ipv6::Header::nd(Ipv6Addr::UNSPECIFIED, group);
+            Message::Solicitation(probe).to_frame(&header, mac, MacAddr::of_ipv6_group(group))
+        }
         (Job::Gateway(_, gateway), IpAddr::V4(address)) => {
             Arp::directed(mac, address, gateway).to_frame(MacAddr::BROADCAST)
         }
@@ -635,6 +711,11 @@ fn say(port: &mut Port, now: Instant, job: Job, tag: Tag, counters: &mut Counter
             message.to_frame(&header, mac, MacAddr::of_ipv6_group(ipv6::ALL_NODES))
         }
     }
+}
+
+/// The owner of `address` by a newer term than that of `wanted`.
+fn outranking<'s>(set: &'s AnnounceSet, address: IpAddr, wanted: &Announcement) -> Option<&'s Owner> {
+    set.owners.get(&address).filter(|owner| owner.term > wanted.term)
 }
 
 /// Whether a host can have this address on a segment.

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use lbcore::time::Instant;
 
 use super::schedule::{Job, Tag};
-use super::{Claimant, Conflict, Entry, Event, Frame, IfIndex, MAX_BACKLOG, Responder, Transmit};
+use super::{Claimant, Conflict, Entry, Event, Frame, IfIndex, MAX_BACKLOG, Responder, Transmit, Voice};
 use crate::wire::arp::{Arp, Operation};
 use crate::wire::ethernet::{self, EtherType};
 use crate::wire::ndp::{Advertisement, Message, Solicitation};
@@ -60,6 +60,13 @@ impl Responder {
         if self.own.contains(&arp.sender_mac) {
             self.counters.dropped_own += 1;
             return;
+        }
+        // RFC 5227 §2.1.1: who names it as its sender has it, and who probes for it too is about to take it.
+        for (address, claims) in [(arp.sender, true), (arp.target, arp.is_probe())] {
+            if claims && self.is_checking(interface, address.into()) {
+                self.found_taken(now, interface, address.into(), arp.sender_mac);
+                return;
+            }
         }
         // RFC 5227 §2.4: any packet that names our address as its sender is a claim.
         if self.speaks_for(now, interface, arp.sender.into()).is_ok() {
@@ -132,6 +139,8 @@ impl Responder {
                 let claimant = na.target_mac.unwrap_or(ethernet.source);
                 if self.own.contains(&claimant) {
                     self.counters.dropped_own += 1;
+                } else if self.is_checking(interface, na.target.into()) {
+                    self.found_taken(now, interface, na.target.into(), claimant);
                 } else if self.speaks_for(now, interface, na.target.into()).is_ok() {
                     self.claimed(now, interface, na.target.into(), claimant);
                 } else {
@@ -161,6 +170,14 @@ impl Responder {
             self.counters.dropped_destination += 1;
             return;
         }
+        // RFC 4862 §5.4.3: a solicitation from the unspecified address is another's probe.
+        for (address, claims) in [(header.source, true), (ns.target, header.source.is_unspecified())] {
+            if claims && self.is_checking(interface, address.into()) {
+                let mac = ns.source_mac.unwrap_or(ethernet.source);
+                self.found_taken(now, interface, address.into(), mac);
+                return;
+            }
+        }
         if self.speaks_for(now, interface, header.source.into()).is_ok() {
             self.claimed(now, interface, header.source.into(), ns.source_mac.unwrap_or(ethernet.source));
             return;
@@ -182,7 +199,7 @@ impl Responder {
             return Err(Mute::Elsewhere);
         }
         let until = entry.lease.map_or(Instant::ZERO, |lease| self.leases.until(lease));
-        if now < until { Ok(until) } else { Err(Mute::Unleased) }
+        if entry.voice == Voice::Speaking && now < until { Ok(until) } else { Err(Mute::Unleased) }
     }
 
     fn drop_mute(&mut self, mute: &Mute) {

@@ -28,6 +28,8 @@ pub(crate) enum Job {
     Gateway(IpAddr, Ipv4Addr),
     /// Tell a host that asked.
     Asker(IpAddr, Ipv4Addr, MacAddr),
+    /// Ask whether a stranger has it.
+    Probe(IpAddr),
     /// Tell everybody again; which time this is.
     Again(u8, IpAddr),
     /// Show the switches our hardware address.
@@ -41,6 +43,7 @@ impl Job {
             | Self::First(address)
             | Self::Gateway(address, _)
             | Self::Asker(address, ..)
+            | Self::Probe(address)
             | Self::Again(_, address)
             | Self::Refresh(address) => address,
         }
@@ -70,6 +73,11 @@ impl Schedule {
     /// Adds a job that is due.
     pub(crate) fn add(&mut self, job: Job, tag: Tag) {
         self.ready.insert(job, tag);
+    }
+
+    /// Whether a job that is due still waits for its turn.
+    pub(crate) fn waits(&self, job: Job) -> bool {
+        self.ready.contains_key(&job)
     }
 
     /// Plans the next repeat after `job`, if there is one.

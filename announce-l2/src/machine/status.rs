@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use lbcore::announce::{AnnounceState, AnnounceStatus, Announcement, Interfaces};
 use lbcore::condition::Condition;
+use lbcore::elect::Owner;
 use lbcore::id::InterfaceName;
 
-use super::{Conflict, Responder, is_usable};
+use super::{Conflict, Responder, Voice, is_usable};
 
 impl Responder {
     /// What the network is being told. Costs a pass over all addresses; ask when
@@ -34,8 +35,22 @@ impl Responder {
             let message = "only one node may answer for an address on a segment: give it a lease".to_owned();
             return silent("LeaseRequired", message);
         };
-        if !entry.live {
-            return silent("LeaseNotHeld", format!("{lease} was not renewed, or has run out"));
+        match entry.voice {
+            Voice::Speaking => {}
+            Voice::Checking(_) => {
+                let message = "asking on the segment whether another host has it".to_owned();
+                return silent("Probing", message);
+            }
+            Voice::Taken => return silent("AddressInUse", self.who_has(address)),
+            Voice::Silent => {
+                return match &entry.outranked {
+                    Some(Owner { node, term, .. }) => silent(
+                        "Outranked",
+                        format!("node {node} owns it by {term}, this one by {}", entry.term),
+                    ),
+                    None => silent("LeaseNotHeld", format!("{lease} was not renewed, or has run out")),
+                };
+            }
         }
         let ports = self.ports.values().filter(|port| port.interface.up);
         let ports = ports.filter(|port| entry.chosen.contains(port.interface.index));
@@ -48,6 +63,15 @@ impl Responder {
             Interfaces::Only(names) => format!("none of its interfaces is up: {}", list(names)),
         };
         silent("NoInterface", message)
+    }
+
+    fn who_has(&self, address: IpAddr) -> String {
+        match self.conflicts.get(&address) {
+            Some(Conflict { interface, claimant, .. }) => {
+                format!("{} has it already, on {interface}", claimant.mac)
+            }
+            None => "another host had it when it was to be taken".to_owned(),
+        }
     }
 
     /// What is wrong with the interfaces that addresses ask for by name.

@@ -9,6 +9,7 @@ use crate::wire::ethernet::{self, EtherType};
 use crate::wire::ndp::Solicitation;
 use crate::wire::vlan::VlanTag;
 
+mod detect;
 mod laws;
 
 const ETH0: IfIndex = IfIndex(2);
@@ -45,8 +46,9 @@ fn eth1() -> Interface {
     Interface::new(ETH1, "eth1", US_TOO)
 }
 
+/// An address that is taken over from another owner.
 fn entry(address: impl Into<IpAddr>) -> (IpAddr, Announcement) {
-    (address.into(), Announcement::on_segment(LEASE, Term(1), Interfaces::All))
+    (address.into(), Announcement::on_segment(LEASE, Term(2), Interfaces::All))
 }
 
 fn set(generation: u64, entries: impl IntoIterator<Item = (IpAddr, Announcement)>) -> Arc<AnnounceSet> {
@@ -368,7 +370,7 @@ fn gaining_an_address_is_announced_and_repeated() {
     let header = ipv6::Header::nd(v6(0x10), ipv6::ALL_NODES);
     let na = Advertisement::unsolicited(v6(0x10), US);
     assert_eq!(ndp, [(0, (to, header, na)), (1100, (to, header, na)), (2200, (to, header, na))]);
-    assert!(matches!(bench.events()[..], [Event::Gained { term: Term(1), .. }, Event::Gained { .. }]));
+    assert!(matches!(bench.events()[..], [Event::Gained { term: Term(2), .. }, Event::Gained { .. }]));
     assert_eq!(bench.state(v4(10)), AnnounceState::Announced { to: vec!["eth0".into()] });
 }
 
@@ -409,7 +411,7 @@ fn candidates_are_watched_and_their_groups_joined() {
 fn an_answer_leaves_by_the_chosen_interfaces_only() {
     let mut bench = Bench::new(Config::default());
     bench.handle(Input::Interfaces(&[eth0(), eth1()]));
-    let only = Announcement::on_segment(LEASE, Term(1), Interfaces::Only(["eth1".into()].into()));
+    let only = Announcement::on_segment(LEASE, Term(2), Interfaces::Only(["eth1".into()].into()));
     bench.handle(Input::Desired(set(1, [(v4(10).into(), only), entry(v4(11))])));
     bench.renew(LEASE, at(3_600_000));
     let first: BTreeSet<(IfIndex, IpAddr)> =
@@ -459,7 +461,7 @@ fn an_equal_set_says_nothing_and_a_new_term_does() {
     assert_eq!(bench.machine.status().generation, 2);
     assert_eq!(bench.events(), []);
 
-    let renewed = Announcement::on_segment(LEASE, Term(2), Interfaces::All);
+    let renewed = Announcement::on_segment(LEASE, Term(3), Interfaces::All);
     bench.handle(Input::Desired(set(3, [(v4(10).into(), renewed), entry(v6(0x10))])));
     let sent = bench.run_until(bench.now);
     assert_eq!(sent.iter().map(|(_, transmit)| transmit.address).collect::<Vec<_>>(), [IpAddr::from(v4(10))]);
@@ -517,7 +519,7 @@ fn refusals_say_why() {
     let mut bench = Bench::new(Config::default());
     bench.handle(Input::Interfaces(&[eth0()]));
     let unleased = (IpAddr::from(v4(10)), Announcement::default());
-    let elsewhere = Announcement::on_segment(LEASE, Term(1), Interfaces::Only(["eth7".into()].into()));
+    let elsewhere = Announcement::on_segment(LEASE, Term(2), Interfaces::Only(["eth7".into()].into()));
     let entries = [
         unleased,
         (v4(11).into(), elsewhere),

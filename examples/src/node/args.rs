@@ -30,6 +30,14 @@ pub struct NodeArgs {
     #[arg(long = "interface", value_name = "PATTERN")]
     pub interfaces: Vec<String>,
 
+    /// How fast to announce: `guarded` for switches that shut a port which sends more than some ARP a second
+    #[arg(long, value_enum, default_value = "normal")]
+    pub pace: AnnouncePace,
+
+    /// Take an address that nobody of the cluster had before at once, without asking whether a stranger has it
+    #[arg(long)]
+    pub no_probing: bool,
+
     /// Elect owners with the other nodes, which are heard at this address; without it the node is alone
     #[arg(long, value_name = "ADDRESS:PORT", requires = "key_file")]
     pub listen_gossip: Option<SocketAddr>,
@@ -94,7 +102,7 @@ impl NodeArgs {
     }
 
     /// How often and how patiently checks are made.
-    pub fn pace(&self) -> Pace {
+    pub fn check_pace(&self) -> Pace {
         Pace { every: self.check_every, fall: self.fall, rise: self.rise }
     }
 }
@@ -120,6 +128,15 @@ impl Announce {
     pub fn bgp(self) -> bool {
         self != Self::L2
     }
+}
+
+/// How fast to announce on a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AnnouncePace {
+    /// 64 frames at once, then 500 a second.
+    Normal,
+    /// 5 frames at once, then 10 a second.
+    Guarded,
 }
 
 /// Who makes addresses deliverable.

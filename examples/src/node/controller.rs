@@ -342,9 +342,10 @@ impl Controller {
         let last = self.desired.get(name);
         let mut set = AnnounceSet::new(self.generation + 1, entries);
         set.standby = standby;
-        set.members.clone_from(&ownership.members);
+        set.know(ownership);
         let same = |last: &Arc<AnnounceSet>| {
-            (&last.entries, &last.standby, &last.members) == (&set.entries, &set.standby, &set.members)
+            let known = (&last.entries, &last.standby, &last.members, &last.owners);
+            known == (&set.entries, &set.standby, &set.members, &set.owners)
         };
         if last.is_some_and(same) {
             return;

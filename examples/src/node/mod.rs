@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use announce_bgp::BgpAnnouncer;
 use announce_l2::driver::{self as l2, L2Announcer};
-use announce_l2::machine::Interface;
+use announce_l2::machine::{self, Interface};
 use elect_gossip::{BuildError, ClusterKey, GossipElector, Keyring, Timing};
 use lbcore::announce::{Announcer, Stop, forward_renewals};
 use lbcore::elect::{LeaderElector, Solo};
@@ -37,7 +37,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use self::args::{DeliveryMode, ForwardMode, NodeArgs};
+use self::args::{AnnouncePace, DeliveryMode, ForwardMode, NodeArgs};
 use self::controller::{Controller, Hands};
 use self::delivery::Delivery;
 use self::events::{Event, Teller};
@@ -191,7 +191,7 @@ async fn run(args: &NodeArgs) -> Result<(), NodeError> {
     let mut ownership = elector.ownership();
     let mut interfaces = l2.as_ref().map(L2Announcer::interfaces);
     let mut controller = Controller::new(me, teller.clone(), hands, manifests);
-    let mut checks = Checks::start(&args.checks, args.pace());
+    let mut checks = Checks::start(&args.checks, args.check_pace());
     controller.set_readiness(checks.readiness()).await;
     if let Some(interfaces) = &mut interfaces {
         let now = interfaces.borrow_and_update().clone();
@@ -315,6 +315,13 @@ fn start_gossip(
 
 fn start_l2(args: &NodeArgs, stage: &mut Stage) -> Result<L2Announcer, NodeError> {
     let mut config = l2::Config::default();
+    if args.no_probing {
+        config.machine.probing = None;
+    }
+    config.machine.pace = match args.pace {
+        AnnouncePace::Normal => machine::Pace::NORMAL,
+        AnnouncePace::Guarded => machine::Pace::GUARDED,
+    };
     if !args.interfaces.is_empty() {
         config.interfaces = l2::InterfaceFilter::only(&args.interfaces);
     }

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use tokio::sync::watch;
 
 use crate::condition::Condition;
-use crate::elect::{LeaderElector, LeaseId, Member, Ownership, Term};
+use crate::elect::{LeaderElector, LeaseId, Member, Owner, Ownership, Term};
 use crate::id::{InterfaceName, NodeName, PeerName, Role};
 use crate::time::Instant;
 
@@ -104,6 +104,9 @@ pub struct AnnounceSet {
     pub standby: BTreeMap<IpAddr, Interfaces>,
     /// The nodes of the cluster, so that a peer that claims an address is told from a stranger.
     pub members: BTreeMap<NodeName, Member>,
+    /// The owner of each address, as the elector knows it. To a member that claims an address of this node's and is
+    /// its owner by a newer term than [`Announcement::term`] the announcer yields at once; to others it does not.
+    pub owners: BTreeMap<IpAddr, Owner>,
 }
 
 impl AnnounceSet {
@@ -123,7 +126,7 @@ impl AnnounceSet {
             Some((*address, Announcement::on_segment(*lease, owner.term, Interfaces::All)))
         });
         let mut set = Self::new(ownership.generation, entries);
-        set.members.clone_from(&ownership.members);
+        set.know(ownership);
         let others = ownership.roles.keys().filter(|role| !ownership.mine.contains_key(role));
         set.standby = others
             .filter_map(|role| match role {
@@ -132,6 +135,16 @@ impl AnnounceSet {
             })
             .collect();
         set
+    }
+
+    /// Takes over from `ownership` who the members are, and who owns which address.
+    pub fn know(&mut self, ownership: &Ownership) {
+        self.members.clone_from(&ownership.members);
+        let owned = ownership.roles.iter().filter_map(|(role, owner)| match role {
+            Role::Address(address) => Some((*address, owner.clone())),
+            Role::Named(_) => None,
+        });
+        self.owners = owned.collect();
     }
 }
 
@@ -396,6 +409,7 @@ mod tests {
         let term = ownership.roles[&role].term;
         assert_eq!(set.entries, [(address, Announcement::on_segment(lease, term, Interfaces::All))].into());
         assert_eq!((set.generation, &set.members), (ownership.generation, &ownership.members));
+        assert_eq!(set.owners, [(address, ownership.roles[&role].clone())].into());
     }
 
     #[tokio::test]

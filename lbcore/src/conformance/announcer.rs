@@ -395,7 +395,7 @@ mod tests {
 
         fn announcement(&self, _address: IpAddr, lease: Option<LeaseId>) -> Announcement {
             match lease {
-                Some(lease) => Announcement::on_segment(lease, Term(1), Interfaces::All),
+                Some(lease) => Announcement::on_segment(lease, Term(2), Interfaces::All),
                 None => Announcement::default(),
             }
         }

@@ -139,6 +139,11 @@ impl Bid {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Term(pub u64);
 
+impl Term {
+    /// The term of a role's first owner: as far as anybody knows, nobody owned it before.
+    pub const FIRST: Self = Self(1);
+}
+
 impl fmt::Display for Term {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "term {}", self.0)

@@ -32,12 +32,19 @@ use crate::time::Instant;
 #[derive(Debug)]
 pub struct Solo {
     node: NodeName,
-    /// The last lease handed out; its lock also keeps the two channels in step.
-    last: Mutex<Option<LeaseId>>,
+    /// What was handed out; its lock also keeps the two channels in step.
+    last: Mutex<Last>,
     ownership: watch::Sender<Arc<Ownership>>,
     renewals: watch::Sender<Renewals>,
     /// Nothing stands in the way of a node that is alone.
     conditions: watch::Sender<Vec<Condition>>,
+}
+
+/// The last of what was handed out.
+#[derive(Debug, Default)]
+struct Last {
+    lease: Option<LeaseId>,
+    terms: BTreeMap<Role, Term>,
 }
 
 impl Solo {
@@ -47,7 +54,7 @@ impl Solo {
         let ownership = Ownership { members, ..Ownership::default() };
         Self {
             node,
-            last: Mutex::new(None),
+            last: Mutex::default(),
             ownership: watch::Sender::new(Arc::new(ownership)),
             renewals: watch::Sender::default(),
             conditions: watch::Sender::default(),
@@ -70,8 +77,8 @@ impl LeaderElector for Solo {
         let current: BTreeMap<Role, NodeName> =
             old.mine.keys().map(|role| (role.clone(), self.node.clone())).collect();
 
-        // All roles gained now share one lease, and its number is their term: it has never been used before.
-        let fresh = last.map_or(LeaseId::FIRST, LeaseId::next);
+        // All roles gained now share one lease.
+        let fresh = last.lease.map_or(LeaseId::FIRST, LeaseId::next);
         let mut next = Ownership {
             generation: old.generation,
             candidacy: mine.generation,
@@ -82,8 +89,10 @@ impl LeaderElector for Solo {
             let (lease, owner) = match (old.mine.get(&role), old.roles.get(&role)) {
                 (Some(lease), Some(owner)) => (*lease, owner.clone()),
                 _ => {
-                    *last = Some(fresh);
-                    (fresh, Owner::new(self.node.clone(), Term(fresh.get())))
+                    last.lease = Some(fresh);
+                    let term = last.terms.entry(role.clone()).or_default();
+                    term.0 += 1;
+                    (fresh, Owner::new(self.node.clone(), *term))
                 }
             };
             next.roles.insert(role.clone(), owner);

@@ -10,8 +10,9 @@ fn step() -> impl Strategy<Value = Step> {
     let (ms, small, flag) = (|| 0u64..3000, any::<u8>, any::<bool>);
     prop_oneof![
         4 => ms().prop_map(Step::Wait),
-        3 => (0u64..20, small(), small(), small())
-            .prop_map(|(generation, owned, lease, chosen)| Step::Desired { generation, owned, lease, chosen }),
+        3 => (0u64..20, small(), small(), small(), flag()).prop_map(|(generation, owned, lease, chosen, first)| {
+            Step::Desired { generation, owned, lease, chosen, first }
+        }),
         4 => (small(), ms()).prop_map(|(lease, for_ms)| Step::Renew { lease, for_ms }),
         8 => (0u8..8, flag(), 0u64..200, small())
             .prop_map(|(address, probe, age_ms, port)| Step::Ask { address, probe, age_ms, port }),
