@@ -339,6 +339,33 @@ fn arping_gets_the_owner_and_nobody_else() {
 }
 
 #[test]
+fn arp_scan_finds_each_address_once() {
+    netns::test("arp_scan_finds_each_address_once", || {
+        if !have(&["arp-scan"]) {
+            return;
+        }
+        let lan = Lan::new();
+        let (a, b) = (Node::start(&lan.a), Node::start(&lan.b));
+        let address = |last: u8| Ipv4Addr::new(192, 0, 2, last);
+        let (of_a, of_b) = (200..205, 205..220);
+        a.own(1, &of_a.clone().map(|last| address(last).into()).collect::<Vec<_>>(), Instant::FAR_FUTURE);
+        b.own(1, &of_b.clone().map(|last| address(last).into()).collect::<Vec<_>>(), Instant::FAR_FUTURE);
+        let scan = netns::find_program("arp-scan").unwrap();
+        let options = ["--interface=eth0", "--plain", "--format=${ip} ${mac}", "192.0.2.192/26"];
+        let (_, printed) = run(&lan.client, &scan, &options);
+        let mut found: Vec<&str> = printed.lines().filter(|line| line.starts_with("192.0.2.2")).collect();
+        found.sort_unstable();
+        let line = |owner: &Host| {
+            let mac = MacAddr(owner.mac());
+            move |last| format!("{} {mac}", address(last))
+        };
+        let mut expected: Vec<String> = of_a.map(line(&lan.a)).chain(of_b.map(line(&lan.b))).collect();
+        expected.sort_unstable();
+        assert_eq!(found, expected, "{printed}");
+    });
+}
+
+#[test]
 fn duplicate_address_detection_finds_the_owner() {
     netns::test("duplicate_address_detection_finds_the_owner", || {
         let Some(arping) = netns::find_program("arping") else { return };
@@ -450,6 +477,75 @@ fn an_address_that_a_stranger_has_is_left_alone() {
             .filter(|address| [V4.into(), V6.into(), free].contains(address))
             .collect();
         assert_eq!(claims, [free].into(), "the node speaks for the free one alone");
+    });
+}
+
+#[test]
+fn a_kernel_that_answers_by_itself_is_told_of_with_the_fix() {
+    netns::test("a_kernel_that_answers_by_itself_is_told_of_with_the_fix", || {
+        let lan = Lan::new();
+        let node = Node::start(&lan.a);
+        node.stand_by(1, &[V4.into(), V6.into()]);
+        let reasons = |status: &AnnounceStatus| {
+            let of_kernel = status.conditions.iter().filter(|condition| condition.kind == "KernelAnswers");
+            of_kernel.map(|condition| condition.reason.to_string()).collect::<Vec<_>>()
+        };
+        let told = |expected: &[&str]| node.wait(|status| reasons(status) == expected);
+        told(&[]);
+        // What kube-proxy in IPVS mode does, without strict ARP.
+        let address = || "192.0.2.200/32".parse().unwrap();
+        lan.a.add_address("lo", address()).unwrap();
+        told(&["ArpIgnoreOff"]);
+        let said = node.announcer.status().borrow().to_string();
+        assert!(said.contains("strictARP") && said.contains("net.ipv4.conf.all.arp_ignore=1"), "{said}");
+        lan.a.remove_address("lo", address()).unwrap();
+        told(&[]);
+        lan.a.set_sysctl("net.ipv4.conf.all.arp_ignore", "1").unwrap();
+        lan.a.add_address("lo", address()).unwrap();
+        lan.a.add_address("eth0", "fd00::200/128".parse().unwrap()).unwrap();
+        told(&["AddressOnInterface"]);
+        assert!(
+            node.announcer.status().borrow().to_string().contains("fd00::200 is a local address of eth0")
+        );
+    });
+}
+
+#[test]
+fn a_snooping_switch_delivers_to_a_candidate_in_time_for_its_takeover() {
+    netns::test("a_snooping_switch_delivers_to_a_candidate_in_time_for_its_takeover", || {
+        if !have(&["ndisc6", "bridge", "ip"]) {
+            return;
+        }
+        let lan = Lan::new();
+        // The bridge asks for members itself, as a switch with a querier does, and soon relies on what it hears.
+        let switch = lan.segment.switch();
+        switch.set_sysctl("net.ipv6.conf.br0.disable_ipv6", "0").unwrap();
+        let of_bridge = "link set br0 type bridge mcast_snooping 1 mcast_querier 1 mcast_query_response_interval 50 \
+                         mcast_startup_query_interval 50";
+        let set = switch.output(Command::new("ip").args(of_bridge.split_whitespace())).unwrap();
+        assert!(set.status.success(), "{set:?}");
+        let delivers_to = |name: &str| {
+            let shown = switch.output(Command::new("bridge").args(["mdb", "show"])).unwrap();
+            let shown = String::from_utf8(shown.stdout).unwrap();
+            shown.lines().any(|line| line.contains(&format!("port {name} grp ff02::1:ff00:200 ")))
+        };
+        let (mut a, b) = (Node::start(&lan.a), Node::start(&lan.b));
+        a.own(1, &[V6.into()], Instant::FAR_FUTURE);
+        eventually("the switch knows that the owner listens", || delivers_to("a"));
+        assert_eq!(advertisers(&lan.client, V6), only(&lan.a));
+        assert!(!delivers_to("b"), "nobody but the owner is asked");
+        b.stand_by(1, &[V6.into()]);
+        eventually("the switch knows that the candidate listens", || delivers_to("b"));
+        a.stop(Stop::Withdraw);
+        b.own(2, &[V6.into()], Instant::FAR_FUTURE);
+        assert_eq!(advertisers(&lan.client, V6), only(&lan.b), "at once, without a round of MLD");
+        // An interface that comes back joins again by itself.
+        lan.b.set_link("eth0", LinkState::Down).unwrap();
+        eventually("the switch forgets it", || !delivers_to("b"));
+        lan.b.set_link("eth0", LinkState::Up).unwrap();
+        b.wait(all_announced);
+        eventually("the switch knows it again", || delivers_to("b"));
+        eventually("the owner answers again", || advertisers(&lan.client, V6) == only(&lan.b));
     });
 }
 

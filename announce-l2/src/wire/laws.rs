@@ -1,7 +1,9 @@
-//! What holds for all bytes and all values, beside a second opinion: smoltcp's implementation of the same formats.
+//! What holds for all bytes and all values, beside other opinions: smoltcp's and etherparse's implementations of the
+//! same formats.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire as other;
@@ -116,6 +118,29 @@ proptest! {
             }
         };
         prop_assert_eq!(theirs, Ok(other::Icmpv6Repr::Ndisc(expected)));
+    }
+
+    #[test]
+    fn etherparse_reads_the_frames_that_we_emit(arp in arp(), (header, message) in message(), mac in mac()) {
+        let frame = arp.to_frame(MacAddr::BROADCAST);
+        let sliced = SlicedPacket::from_ethernet(frame.as_bytes()).unwrap();
+        let Some(NetSlice::Arp(packet)) = sliced.net else { panic!("{sliced:?}") };
+        let theirs = packet.to_packet().try_eth_ipv4().unwrap();
+        prop_assert_eq!(theirs.operation.0, arp.operation as u16);
+        let said = (theirs.sender_mac, theirs.sender_ipv4, theirs.target_mac, theirs.target_ipv4);
+        let meant = (arp.sender_mac.0, arp.sender.octets(), arp.target_mac.0, arp.target.octets());
+        prop_assert_eq!(said, meant);
+
+        let frame = message.to_frame(&header, mac, MacAddr::BROADCAST);
+        let sliced = SlicedPacket::from_ethernet(frame.as_bytes()).unwrap();
+        let (Some(NetSlice::Ipv6(ip)), Some(TransportSlice::Icmpv6(icmp))) = (&sliced.net, &sliced.transport) else {
+            panic!("{sliced:?}")
+        };
+        let (source, destination) = (header.source.octets(), header.destination.octets());
+        prop_assert_eq!((ip.header().source(), ip.header().destination(), ip.header().hop_limit()), (source, destination, 255));
+        prop_assert!(icmp.is_checksum_valid(source, destination));
+        let kind = if matches!(message, Message::Solicitation(_)) { 135 } else { 136 };
+        prop_assert_eq!((icmp.type_u8(), icmp.code_u8()), (kind, 0));
     }
 
     /// What we accept, smoltcp accepts; it is laxer than we are, not stricter.

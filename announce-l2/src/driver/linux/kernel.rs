@@ -1,12 +1,14 @@
 //! What the kernel does on its own that would spoil an announcement.
 
+use std::fmt::Write as _;
 use std::io;
 use std::net::IpAddr;
 
 use lbcore::condition::Condition;
 use nix::ifaddrs::getifaddrs;
 
-use super::links;
+use super::links::{self, LinkTable};
+use crate::machine::Interface;
 
 /// Whether the kernel itself answers for an address, beside whoever announces it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,23 +25,33 @@ pub enum KernelAnswer {
 }
 
 impl KernelAnswer {
-    /// What to tell people, and what to do about it; `None` if all is well.
-    pub fn condition(&self, address: IpAddr, interface: &str) -> Option<Condition> {
+    /// What to tell people about `addresses`, and what to do about it; `None` if all is well.
+    pub fn condition(&self, addresses: &[IpAddr], interface: &str) -> Option<Condition> {
+        const NAMED: usize = 4;
+        let [first, others @ ..] = addresses else { return None };
+        let mut address = first.to_string();
+        for other in others.iter().take(NAMED - 1) {
+            let _ = write!(address, ", {other}");
+        }
+        if addresses.len() > NAMED {
+            let _ = write!(address, " and {} more", addresses.len() - NAMED);
+        }
+        let (is, it) =
+            if others.is_empty() { ("is a local address", "it") } else { ("are local addresses", "them") };
         let (reason, message) = match self {
             Self::No => return None,
             Self::Everywhere => (
                 "ArpIgnoreOff",
                 format!(
-                    "{address} is a local address, and the kernel answers ARP for it on {interface} on every node \
-                     that has it: set net.ipv4.conf.all.arp_ignore=1 and net.ipv4.conf.all.arp_announce=2 (with \
+                    "{address} {is}, and the kernel answers ARP for {it} on {interface} on every node that has {it}: set net.ipv4.conf.all.arp_ignore=1 and net.ipv4.conf.all.arp_announce=2 (with \
                      kube-proxy in IPVS mode: strictARP: true)"
                 ),
             ),
             Self::OnItsInterface => (
                 "AddressOnInterface",
                 format!(
-                    "{address} is configured on {interface}, so the kernel answers for it there: move it to the \
-                     interface lo as a /32 or /128"
+                    "{address} {is} of {interface}, so the kernel answers for {it} there: move {it} to the interface lo \
+                     as /32 or /128"
                 ),
             ),
         };
@@ -63,13 +75,42 @@ pub fn kernel_answers(address: IpAddr, interface: &str) -> io::Result<KernelAnsw
         });
         entry.interface_name == interface && configured == Some(address)
     });
-    if address.is_ipv6() {
-        // Solicitations are answered only on the interface that has the address (unless it is proxied for).
-        return Ok(if on_interface { KernelAnswer::OnItsInterface } else { KernelAnswer::No });
-    }
     // The larger of the two is in force (`ip-sysctl.rst`).
     let ignore = arp_ignore("all")?.max(arp_ignore(interface)?);
-    Ok(decide(ignore, on_interface))
+    Ok(judge(address, ignore, on_interface))
+}
+
+/// What the kernel answers on `interfaces` for those of `addresses` that `table` has as local.
+pub(super) fn answers(table: &LinkTable, addresses: &[IpAddr], interfaces: &[Interface]) -> Vec<Condition> {
+    let all = arp_ignore("all").unwrap_or(0);
+    let mut conditions = Vec::new();
+    for interface in interfaces {
+        let name = interface.name.as_str();
+        let mut ignore = None;
+        let (mut everywhere, mut here) = (Vec::new(), Vec::new());
+        for address in addresses {
+            let Some(on_interface) = table.local_on(*address, interface.index) else { continue };
+            let ignore = *ignore.get_or_insert_with(|| all.max(arp_ignore(name).unwrap_or(0)));
+            match judge(*address, ignore, on_interface) {
+                KernelAnswer::No => {}
+                KernelAnswer::Everywhere => everywhere.push(*address),
+                KernelAnswer::OnItsInterface => here.push(*address),
+            }
+        }
+        conditions.extend(KernelAnswer::Everywhere.condition(&everywhere, name));
+        conditions.extend(KernelAnswer::OnItsInterface.condition(&here, name));
+    }
+    conditions
+}
+
+/// Solicitations are answered only on the interface that has the address (unless it is proxied for); ARP as the setting
+/// says.
+fn judge(address: IpAddr, arp_ignore: u32, on_interface: bool) -> KernelAnswer {
+    match address {
+        IpAddr::V6(_) if on_interface => KernelAnswer::OnItsInterface,
+        IpAddr::V6(_) => KernelAnswer::No,
+        IpAddr::V4(_) => decide(arp_ignore, on_interface),
+    }
 }
 
 /// 0: any local address on any interface; 1 and 2: those on the interface itself; 3: all but those of scope host;
@@ -109,8 +150,12 @@ mod tests {
     #[test]
     fn what_is_not_local_is_not_answered() {
         assert_eq!(kernel_answers("192.0.2.77".parse().unwrap(), "lo").unwrap(), KernelAnswer::No);
-        assert_eq!(KernelAnswer::No.condition("192.0.2.77".parse().unwrap(), "eth0"), None);
-        let condition = KernelAnswer::Everywhere.condition("192.0.2.77".parse().unwrap(), "eth0").unwrap();
-        assert!(condition.message.contains("arp_ignore=1"), "{condition}");
+        let addresses: Vec<IpAddr> = (1..=6).map(|last| IpAddr::from([192, 0, 2, last])).collect();
+        assert_eq!(KernelAnswer::No.condition(&addresses, "eth0"), None);
+        assert_eq!(KernelAnswer::Everywhere.condition(&[], "eth0"), None);
+        let condition = KernelAnswer::Everywhere.condition(&addresses, "eth0").unwrap();
+        for said in ["192.0.2.1, 192.0.2.2, 192.0.2.3, 192.0.2.4 and 2 more are local", "arp_ignore=1"] {
+            assert!(condition.message.contains(said), "{condition}");
+        }
     }
 }

@@ -6,10 +6,12 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::task::{Context, Poll};
 
+use ipnet::IpNet;
 use lbcore::id::InterfaceName;
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::link::{
-    InfoPortKind, LinkAttribute, LinkEvent, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+    BondMode, InfoBond, InfoData, InfoPortKind, LinkAttribute, LinkEvent, LinkFlags, LinkInfo, LinkLayerType,
+    LinkMessage,
 };
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
@@ -22,8 +24,8 @@ use super::socket;
 use crate::machine::{IfIndex, Interface};
 use crate::wire::MacAddr;
 
-/// `1 << (RTNLGRP_LINK - 1)` and `1 << (RTNLGRP_IPV4_ROUTE - 1)` of `linux/rtnetlink.h`.
-const GROUPS: u32 = 1 | 1 << 6;
+/// `1 << (RTNLGRP_x - 1)` of `linux/rtnetlink.h`, with x = LINK, IPV4_ROUTE and IPV6_ROUTE.
+const GROUPS: u32 = 1 | 1 << 6 | 1 << 10;
 /// The kernel's largest answer to a dump fits.
 const BUFFER: usize = 64 * 1024;
 
@@ -38,6 +40,8 @@ struct Link {
     /// Whether it is a port of a bridge, bond or team. What arrives on it is the upper interface's: answered here as
     /// well, an address would have several hardware addresses.
     member: bool,
+    /// Whether it is a bond that puts the hardware addresses of its ports into ARP (`bond_alb.c`).
+    rewrites: bool,
 }
 
 /// What a message of the kernel changed.
@@ -45,8 +49,21 @@ struct Link {
 pub(super) struct Change {
     /// The table of interfaces changed, or may have.
     pub(super) table: bool,
+    /// Whether the kernel takes these addresses as its own changed.
+    pub(super) local: Option<IpNet>,
     /// On this interface the network should be told anew.
     pub(super) notify: Option<IfIndex>,
+}
+
+/// What several messages changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Changes {
+    /// The table of interfaces changed, or all was read anew.
+    pub(super) table: bool,
+    /// What the kernel takes as its own since then, or no more.
+    pub(super) local: Vec<IpNet>,
+    /// On these interfaces the network should be told anew.
+    pub(super) notify: Vec<IfIndex>,
 }
 
 /// All interfaces and gateways that the kernel told of.
@@ -54,6 +71,9 @@ pub(super) struct Change {
 pub(super) struct LinkTable {
     links: BTreeMap<u32, Link>,
     gateways: BTreeMap<u32, BTreeSet<Ipv4Addr>>,
+    /// What the kernel takes as its own, and on which interfaces that is configured: addresses, and prefixes that somebody
+    /// made to catch many at once.
+    local: [BTreeMap<IpNet, BTreeSet<u32>>; 2],
 }
 
 impl LinkTable {
@@ -64,7 +84,7 @@ impl LinkTable {
             // A port that leaves its bridge is told of by a message of this type, in another family.
             RouteNetlinkMessage::DelLink(link) if link.header.interface_family == AddressFamily::Unspec => {
                 self.gateways.remove(&link.header.index);
-                Change { table: self.links.remove(&link.header.index).is_some(), notify: None }
+                Change { table: self.links.remove(&link.header.index).is_some(), ..Change::default() }
             }
             RouteNetlinkMessage::NewRoute(route) => self.route(route, true),
             RouteNetlinkMessage::DelRoute(route) => self.route(route, false),
@@ -78,6 +98,7 @@ impl LinkTable {
             return Change::default();
         }
         let (mut name, mut mac, mut upper, mut l3_only, mut notify) = (None, None, false, false, false);
+        let mut rewrites = false;
         for attribute in &message.attributes {
             match attribute {
                 LinkAttribute::IfName(text) => name = Some(InterfaceName::from(text.as_str())),
@@ -86,6 +107,12 @@ impl LinkTable {
                 LinkAttribute::LinkInfo(infos) => {
                     // The interfaces of a VRF are grouped for routing only.
                     l3_only |= infos.contains(&LinkInfo::PortKind(InfoPortKind::Vrf));
+                    rewrites |= infos.iter().any(|info| match info {
+                        LinkInfo::Data(InfoData::Bond(bond)) => {
+                            bond.contains(&InfoBond::Mode(BondMode::BalanceAlb))
+                        }
+                        _ => false,
+                    });
                 }
                 LinkAttribute::Event(LinkEvent::NotifyPeers | LinkEvent::BondingFailover) => notify = true,
                 _ => {}
@@ -95,13 +122,18 @@ impl LinkTable {
         let resolves = header.link_layer_type == LinkLayerType::Ether
             && !header.flags.intersects(LinkFlags::Loopback | LinkFlags::Noarp);
         let up = header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp);
-        let link = Link { name, mac, resolves, up, member: upper && !l3_only };
+        let link = Link { name, mac, resolves, up, member: upper && !l3_only, rewrites };
         let old = self.links.insert(header.index, link.clone());
-        Change { table: old != Some(link), notify: notify.then_some(IfIndex(header.index)) }
+        let notify = notify.then_some(IfIndex(header.index));
+        Change { table: old != Some(link), notify, ..Change::default() }
     }
 
     fn route(&mut self, message: &RouteMessage, added: bool) -> Change {
         let header = &message.header;
+        if header.kind == RouteType::Local {
+            let local = local_route(message).filter(|(prefix, index)| self.set_local(*prefix, *index, added));
+            return Change { local: local.map(|(prefix, _)| prefix), ..Change::default() };
+        }
         if header.destination_prefix_length != 0 || header.address_family != AddressFamily::Inet {
             return Change::default();
         }
@@ -116,7 +148,37 @@ impl LinkTable {
             let gateways = self.gateways.entry(interface).or_default();
             changed |= if added { gateways.insert(gateway) } else { gateways.remove(&gateway) };
         }
-        Change { table: changed, notify: None }
+        Change { table: changed, ..Change::default() }
+    }
+
+    /// Whether that is news.
+    fn set_local(&mut self, prefix: IpNet, interface: u32, added: bool) -> bool {
+        let [addresses, prefixes] = &mut self.local;
+        let known = if prefix.prefix_len() == prefix.max_prefix_len() { addresses } else { prefixes };
+        if added {
+            return known.entry(prefix).or_default().insert(interface);
+        }
+        let Some(interfaces) = known.get_mut(&prefix) else { return false };
+        let removed = interfaces.remove(&interface);
+        if interfaces.is_empty() {
+            known.remove(&prefix);
+        }
+        removed
+    }
+
+    /// Whether the kernel takes `address` as its own, and if so, whether it is configured on `interface`.
+    pub(super) fn local_on(&self, address: IpAddr, interface: IfIndex) -> Option<bool> {
+        let [addresses, prefixes] = &self.local;
+        let exact = addresses.get(&IpNet::from(address));
+        let wider =
+            || prefixes.iter().find(|(prefix, _)| prefix.contains(&address)).map(|(_, indexes)| indexes);
+        Some(exact.or_else(wider)?.contains(&interface.0))
+    }
+
+    /// The bonds among `interfaces` that alter the ARP that passes them.
+    pub(super) fn rewriting(&self, interfaces: &[Interface]) -> impl Iterator<Item = &InterfaceName> {
+        let links = interfaces.iter().filter_map(|interface| self.links.get(&interface.index.0));
+        links.filter(|link| link.rewrites).map(|link| &link.name)
     }
 
     /// The interfaces that `filter` selects and that can be announced on, up or down.
@@ -147,6 +209,21 @@ impl LinkTable {
             None
         }
     }
+}
+
+/// The prefix and interface of a local route, but for loopback addresses.
+fn local_route(message: &RouteMessage) -> Option<(IpNet, u32)> {
+    let (mut destination, mut interface) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(to)) => destination = Some(IpAddr::from(*to)),
+            RouteAttribute::Destination(RouteAddress::Inet6(to)) => destination = Some(IpAddr::from(*to)),
+            RouteAttribute::Oif(index) => interface = Some(*index),
+            _ => {}
+        }
+    }
+    let prefix = IpNet::new(destination?, message.header.destination_prefix_length).ok()?;
+    if prefix.addr().is_loopback() { None } else { Some((prefix, interface?)) }
 }
 
 /// The interface and gateway in the attributes of a route or of one of its next hops.
@@ -189,11 +266,16 @@ impl Links {
 
     fn reload(&mut self) -> io::Result<()> {
         let mut table = LinkTable::default();
-        let mut route = RouteMessage::default();
-        route.header.address_family = AddressFamily::Inet;
-        for what in
-            [RouteNetlinkMessage::GetLink(LinkMessage::default()), RouteNetlinkMessage::GetRoute(route)]
-        {
+        let routes = |family| {
+            let mut route = RouteMessage::default();
+            route.header.address_family = family;
+            RouteNetlinkMessage::GetRoute(route)
+        };
+        for what in [
+            RouteNetlinkMessage::GetLink(LinkMessage::default()),
+            routes(AddressFamily::Inet),
+            routes(AddressFamily::Inet6),
+        ] {
             request(what, NLM_F_REQUEST | NLM_F_DUMP, |message| {
                 table.apply(message);
             })?;
@@ -202,9 +284,9 @@ impl Links {
         Ok(())
     }
 
-    /// The next change.
-    pub(super) fn poll_change(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(Change, Vec<IfIndex>)>> {
-        let (mut change, mut notify) = (Change::default(), Vec::new());
+    /// The next changes.
+    pub(super) fn poll_changes(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Changes>> {
+        let mut changes = Changes::default();
         while let Poll::Ready(guard) = self.events.poll_read_ready(cx) {
             let mut guard = guard?;
             let buffer = &mut self.buffer;
@@ -213,22 +295,23 @@ impl Links {
                 Err(_would_block) => {}
                 Ok(Ok(len)) => {
                     let (table, bytes) = (&mut self.table, self.buffer.get(..len).unwrap_or_default());
-                    each_message(bytes, is_specific_route, |message| {
+                    each_message(bytes, is_irrelevant, |message| {
                         let one = table.apply(message);
-                        change.table |= one.table;
-                        notify.extend(one.notify);
+                        changes.table |= one.table;
+                        changes.local.extend(one.local);
+                        changes.notify.extend(one.notify);
                     })?;
                 }
                 // Events were lost: all is read anew.
                 Ok(Err(error)) if error.raw_os_error() == Some(libc::ENOBUFS) => {
                     self.reload()?;
-                    change.table = true;
+                    changes.table = true;
                 }
                 Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
                 Ok(Err(error)) => return Poll::Ready(Err(error)),
             }
         }
-        if change.table || !notify.is_empty() { Poll::Ready(Ok((change, notify))) } else { Poll::Pending }
+        if changes == Changes::default() { Poll::Pending } else { Poll::Ready(Ok(changes)) }
     }
 }
 
@@ -256,7 +339,7 @@ fn request(
     loop {
         let len = recv(fd.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
         let is_dump = flags & NLM_F_DUMP == NLM_F_DUMP;
-        let skip = if is_dump { is_specific_route } else { |_: &[u8]| false };
+        let skip = if is_dump { is_irrelevant } else { |_: &[u8]| false };
         let done = each_message(buffer.get(..len).unwrap_or_default(), skip, &mut each)?;
         if done || !is_dump {
             return Ok(());
@@ -267,14 +350,16 @@ fn request(
 /// The length of a netlink header.
 const HEADER: usize = 16;
 
-/// Whether a message is about a route that is not a default one. A router has many routes and changes them often;
-/// only the default ones are worth parsing.
-fn is_specific_route(message: &[u8]) -> bool {
+/// Whether a message is about a route that is neither a default one nor local. A router has many routes and changes
+/// them often; the others are not worth parsing.
+fn is_irrelevant(message: &[u8]) -> bool {
     const RTM_NEWROUTE: u16 = 24;
     const RTM_DELROUTE: u16 = 25;
+    const RTN_LOCAL: u8 = 2;
     let kind = message.get(4..6).and_then(|kind| kind.try_into().ok()).map_or(0, u16::from_ne_bytes);
-    // The prefix length is the second byte after the header.
-    [RTM_NEWROUTE, RTM_DELROUTE].contains(&kind) && message.get(HEADER + 1) != Some(&0)
+    // Of `struct rtmsg` the second byte is the length of the destination's prefix and the eighth the type.
+    let (length, route) = (message.get(HEADER + 1), message.get(HEADER + 7));
+    [RTM_NEWROUTE, RTM_DELROUTE].contains(&kind) && length != Some(&0) && route != Some(&RTN_LOCAL)
 }
 
 /// Hands each message of a datagram to `each`, and tells whether it was the end of a dump. What does not parse (a

@@ -9,9 +9,11 @@ mod socket;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::task::{Context, Poll};
 
+use ipnet::IpNet;
 use lbcore::condition::Condition;
 use lbcore::time::{Duration, Instant};
 use nix::time::{ClockId, clock_gettime};
@@ -100,6 +102,10 @@ pub struct PacketIo {
     groups: Groups,
     /// Why an interface has no sockets.
     problems: BTreeMap<IfIndex, String>,
+    /// The addresses that are announced or may be.
+    watched: Vec<IpAddr>,
+    /// What the kernel itself answers for them.
+    kernel: Vec<Condition>,
     counters: IoCounters,
 }
 
@@ -147,6 +153,8 @@ impl PacketIo {
             programs: [filter::arp(&[]), filter::ndp(&[])],
             groups: Groups::default(),
             problems: BTreeMap::new(),
+            watched: Vec::new(),
+            kernel: Vec::new(),
             counters: IoCounters::default(),
         };
         io.follow_table();
@@ -288,18 +296,29 @@ impl FrameIo for PacketIo {
             }
             *known = program;
         }
+        self.watched.clone_from(&interest.addresses);
+        self.kernel = kernel::answers(&self.links.table, &self.watched, &self.interfaces);
         self.groups.want(&interest.groups);
     }
 
     fn poll_receive(&mut self, cx: &mut Context<'_>, batch: &mut Batch) -> Poll<io::Result<()>> {
-        if let Poll::Ready(change) = self.links.poll_change(cx) {
-            let (change, notify) = change?;
-            if change.table {
+        if let Poll::Ready(changes) = self.links.poll_changes(cx) {
+            let changes = changes?;
+            if changes.table {
                 let before = std::mem::take(&mut self.interfaces);
                 self.follow_table();
                 batch.interfaces_changed |= self.interfaces != before;
             }
-            batch.reannounce.extend(notify);
+            let watched = |prefix: &IpNet| match self.watched.binary_search(&prefix.addr()) {
+                Ok(_) => true,
+                Err(at) => self.watched.get(at).is_some_and(|next| prefix.contains(next)),
+            };
+            if changes.table || changes.local.iter().any(watched) {
+                let kernel = kernel::answers(&self.links.table, &self.watched, &self.interfaces);
+                batch.interfaces_changed |= self.kernel != kernel;
+                self.kernel = kernel;
+            }
+            batch.reannounce.extend(changes.notify);
         }
         self.poll_frames(cx, batch);
         let failed = self.groups.failed().len();
@@ -340,6 +359,14 @@ impl FrameIo for PacketIo {
             let message = format!("no packet socket on interface {}: {why}", self.name(*index));
             conditions.push(Condition::no("InterfaceReady", "SocketFailed", message));
         }
+        for name in self.links.table.rewriting(&self.interfaces) {
+            let message = format!(
+                "{name} is a bond in mode balance-alb, which puts its ports' hardware addresses into ARP answers: \
+                 clients see the owner change all the time; use another mode, such as active-backup or 802.3ad"
+            );
+            conditions.push(Condition::yes("FramesRewritten", "BondBalanceAlb", message));
+        }
+        conditions.extend(self.kernel.iter().cloned());
         for (index, why) in self.groups.failed() {
             let message = format!(
                 "interface {} cannot join multicast groups ({why}): switches that snoop on MLD will not deliver \

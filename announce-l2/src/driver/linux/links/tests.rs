@@ -109,26 +109,71 @@ fn gateways_are_those_of_default_routes() {
 }
 
 #[test]
+fn local_routes_tell_what_the_kernel_takes_as_its_own() {
+    let mut table = LinkTable::default();
+    let local = |address: IpAddr, length, interface| {
+        let mut message = RouteMessage::default();
+        message.header.address_family = AddressFamily::Inet;
+        message.header.destination_prefix_length = length;
+        message.header.kind = RouteType::Local;
+        let to = match address {
+            IpAddr::V4(address) => RouteAddress::Inet(address),
+            IpAddr::V6(address) => RouteAddress::Inet6(address),
+        };
+        message.attributes = vec![RouteAttribute::Destination(to), RouteAttribute::Oif(interface)];
+        message
+    };
+    let [a, b, c] = ["192.0.2.10", "fd00::10", "198.51.100.7"].map(|text| text.parse::<IpAddr>().unwrap());
+    for message in [local(a, 32, 1), local(b, 128, 2), local("198.51.100.0".parse().unwrap(), 24, 1)] {
+        assert!(table.apply(&RouteNetlinkMessage::NewRoute(message.clone())).local.is_some());
+        assert_eq!(table.apply(&RouteNetlinkMessage::NewRoute(message)), Change::default(), "known");
+    }
+    let on = |table: &LinkTable, index| [a, b, c].map(|address| table.local_on(address, IfIndex(index)));
+    assert_eq!(on(&table, 2), [Some(false), Some(true), Some(false)]);
+    let gone = table.apply(&RouteNetlinkMessage::DelRoute(local(a, 32, 1)));
+    assert_eq!(gone, Change { local: Some(a.into()), ..Change::default() });
+    assert_eq!(on(&table, 2), [None, Some(true), Some(false)]);
+    let loopback = local(Ipv4Addr::new(127, 0, 0, 0).into(), 8, 1);
+    assert_eq!(table.apply(&RouteNetlinkMessage::NewRoute(loopback)), Change::default());
+}
+
+#[test]
+fn a_bond_that_rewrites_arp_is_known() {
+    let bond = |mode| {
+        let data = InfoData::Bond(vec![InfoBond::Mode(mode)]);
+        vec![LinkAttribute::LinkInfo(vec![LinkInfo::Data(data)])]
+    };
+    let mut table = LinkTable::default();
+    for (index, name, mode) in [
+        (2, "bond0", BondMode::ActiveBackup),
+        (3, "bond1", BondMode::BalanceAlb),
+        (4, "bond2", BondMode::BalanceTlb),
+    ] {
+        table.apply(&RouteNetlinkMessage::NewLink(link(index, name, up(), bond(mode))));
+    }
+    let interfaces = table.interfaces(&InterfaceFilter::default());
+    assert_eq!(table.rewriting(&interfaces).map(InterfaceName::as_str).collect::<Vec<_>>(), ["bond1"]);
+    assert_eq!(table.rewriting(&interfaces[..1]).count(), 0);
+}
+
+#[test]
 fn datagrams_that_are_cut_or_forged_are_passed_over() {
     let mut message = NetlinkMessage::from(RouteNetlinkMessage::NewLink(link(2, "eth0", up(), vec![])));
     message.finalize();
     let mut bytes = vec![0; message.buffer_len()];
     message.serialize(&mut bytes);
     for cut in 0..bytes.len() {
-        assert!(matches!(
-            each_message(&bytes[..cut], is_specific_route, |_| panic!("cut to {cut}")),
-            Ok(false)
-        ));
+        assert!(matches!(each_message(&bytes[..cut], is_irrelevant, |_| panic!("cut to {cut}")), Ok(false)));
     }
     let mut seen = 0;
     let twice = [bytes.clone(), bytes.clone()].concat();
-    each_message(&twice, is_specific_route, |_| seen += 1).unwrap();
+    each_message(&twice, is_irrelevant, |_| seen += 1).unwrap();
     assert_eq!(seen, 2);
     for at in 0..bytes.len() {
         for bit in 0..8 {
             let mut changed = bytes.clone();
             changed[at] ^= 1 << bit;
-            let _ = each_message(&changed, is_specific_route, |message| {
+            let _ = each_message(&changed, is_irrelevant, |message| {
                 LinkTable::default().apply(message);
             });
         }
