@@ -12,6 +12,7 @@ pub mod delivery;
 pub mod events;
 pub mod forward;
 pub mod gateway;
+pub mod handover;
 pub mod links;
 pub mod listen;
 pub mod manifests;

@@ -25,7 +25,7 @@ pub enum NftError {
     #[error("cannot run nft: install nftables")]
     Missing(#[source] io::Error),
     /// The rules were not taken.
-    #[error("nft refuses: {0}")]
+    #[error("nft refuses the rules: {0}")]
     Refused(String),
     /// Forwarding is off and stays off.
     #[error(transparent)]
@@ -77,7 +77,8 @@ impl Nft {
     }
 }
 
-async fn run(rules: &str) -> Result<(), NftError> {
+/// Has `nft` take these rules, all or none.
+pub(in crate::node) async fn run(rules: &str) -> Result<(), NftError> {
     let mut child = Command::new("nft")
         .args(["-f", "-"])
         .stdin(Stdio::piped())

@@ -1,0 +1,156 @@
+//! Connections that are open when an address moves between living nodes go on.
+#![cfg(target_os = "linux")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
+use std::time::Duration;
+
+use announce_l2::machine::{IfIndex, Interface};
+use announce_l2::wire::MacAddr;
+use lbcore::elect::Member;
+use lbcore::time::Instant;
+use lbcore_examples::netns::{self, Host, Segment};
+use lbcore_examples::node::handover::HandOver;
+
+fn in_runtime<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
+}
+
+/// Answers each byte with the name of the node.
+fn serve(node: &Host, at: SocketAddr, name: u8) {
+    let listener = node.enter(|| TcpListener::bind(at).unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            std::thread::spawn(move || {
+                while stream.read_exact(&mut [0]).is_ok() && stream.write_all(&[name]).is_ok() {}
+            });
+        }
+    });
+}
+
+fn ask(stream: &mut TcpStream) -> std::io::Result<u8> {
+    let mut answer = [0];
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    stream.write_all(b"?")?;
+    stream.read_exact(&mut answer)?;
+    Ok(answer[0])
+}
+
+/// Tells the client where the address is.
+fn points_to(client: &Host, address: IpAddr, node: &Host) {
+    let (address, mac) = (address.to_string(), MacAddr(node.mac()).to_string());
+    let line = ["neigh", "replace", &address, "lladdr", &mac, "dev", "eth0", "nud", "permanent"];
+    let output = client.output(Command::new("ip").args(line)).unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
+fn interfaces(node: &Host) -> Vec<Interface> {
+    let (index, mac) = node.link("eth0").unwrap();
+    vec![Interface::new(IfIndex(index), "eth0", MacAddr(mac))]
+}
+
+#[test]
+fn open_connections_stay_with_the_former_owner_and_new_ones_do_not() {
+    netns::test("open_connections_stay_with_the_former_owner_and_new_ones_do_not", || {
+        if ["nft", "ip"].iter().any(|program| netns::find_program(program).is_none()) {
+            return;
+        }
+        let lan = Segment::new("lan").unwrap();
+        let host = |name: &str, number: u8| {
+            let addresses = [format!("192.0.2.{number}/24"), format!("fd00::{number}/64")];
+            lan.host(name, &addresses.map(|address| address.parse().unwrap())).unwrap()
+        };
+        let (one, two, client) = (host("n1", 11), host("n2", 12), host("client", 100));
+        let vips: [IpAddr; 2] = ["192.0.2.200", "fd00::200"].map(|text| text.parse().unwrap());
+        for (node, name) in [(&one, b'1'), (&two, b'2')] {
+            node.set_sysctl("net.ipv4.conf.all.arp_ignore", "1").unwrap();
+            for vip in vips {
+                node.add_address("lo", vip.into()).unwrap();
+                serve(node, SocketAddr::new(vip, 80), name);
+            }
+        }
+        let connect = |vip: IpAddr| client.enter(|| TcpStream::connect(SocketAddr::new(vip, 80)).unwrap());
+        let member = |node: &Host| {
+            let mut member = Member::default();
+            member.hardware.insert("eth0".into(), node.mac());
+            member
+        };
+        let mut passing = two.enter(|| in_runtime(HandOver::new(Duration::from_secs(60)))).unwrap();
+        passing.set_interfaces(&interfaces(&two));
+        // Of an earlier ownership of the second node.
+        let mut earlier = vips.map(|vip| {
+            points_to(&client, vip, &two);
+            connect(vip)
+        });
+        assert!(earlier.iter_mut().all(|stream| ask(stream).unwrap() == b'2'));
+        let mut open = vips.map(|vip| {
+            points_to(&client, vip, &one);
+            connect(vip)
+        });
+        assert!(open.iter_mut().all(|stream| ask(stream).unwrap() == b'1'));
+
+        let moved: BTreeMap<IpAddr, Member> = vips.map(|vip| (vip, member(&one))).into();
+        two.enter(|| in_runtime(passing.apply(Instant::now(), &moved, |_| true))).unwrap();
+        for (vip, stream) in vips.into_iter().zip(&mut open) {
+            points_to(&client, vip, &two);
+            assert_eq!(ask(stream).unwrap(), b'1', "{vip}: it stays with the former owner");
+            let mut new = connect(vip);
+            assert_eq!(
+                (ask(&mut new).unwrap(), ask(&mut new).unwrap()),
+                (b'2', b'2'),
+                "{vip}: a new one does not"
+            );
+        }
+        assert!(
+            earlier.iter_mut().all(|stream| ask(stream).unwrap() == b'2'),
+            "and one that was there before"
+        );
+
+        // Nothing is passed on for what is not owned any more, and the others are.
+        two.enter(|| in_runtime(passing.apply(Instant::now(), &BTreeMap::new(), |vip| vip.is_ipv6())))
+            .unwrap();
+        assert!(ask(&mut open[0]).is_err(), "a kernel that does not know a connection resets it");
+        assert_eq!(ask(&mut open[1]).unwrap(), b'1');
+        two.enter(|| in_runtime(passing.undo()));
+        assert!(ask(&mut open[1]).is_err());
+    });
+}
+
+#[test]
+fn the_grace_period_ends_by_itself() {
+    netns::test("the_grace_period_ends_by_itself", || {
+        if ["nft", "ip"].iter().any(|program| netns::find_program(program).is_none()) {
+            return;
+        }
+        let lan = Segment::new("lan").unwrap();
+        let host = |name, address: &str| lan.host(name, &[address.parse().unwrap()]).unwrap();
+        let (one, two) = (host("n1", "192.0.2.11/24"), host("n2", "192.0.2.12/24"));
+        let client = host("client", "192.0.2.100/24");
+        let vip: IpAddr = "192.0.2.200".parse().unwrap();
+        for (node, name) in [(&one, b'1'), (&two, b'2')] {
+            node.add_address("lo", vip.into()).unwrap();
+            serve(node, SocketAddr::new(vip, 80), name);
+        }
+        points_to(&client, vip, &one);
+        let mut open = client.enter(|| TcpStream::connect(SocketAddr::new(vip, 80)).unwrap());
+        assert_eq!(ask(&mut open).unwrap(), b'1');
+        let mut member = Member::default();
+        // An interface of another name is the only one that it has.
+        member.hardware.insert("enp1s0".into(), one.mac());
+        two.enter(|| {
+            in_runtime(async {
+                let mut passing = HandOver::new(Duration::from_millis(500)).await.unwrap();
+                passing.set_interfaces(&interfaces(&two));
+                passing.apply(Instant::now(), &[(vip, member)].into(), |_| true).await.unwrap();
+            });
+        });
+        points_to(&client, vip, &two);
+        assert_eq!(ask(&mut open).unwrap(), b'1');
+        std::thread::sleep(Duration::from_millis(700));
+        assert!(ask(&mut open).is_err(), "no process had to end it");
+    });
+}
