@@ -2,6 +2,7 @@
 //! and what it would miss by the forms that others use.
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+#![expect(clippy::disallowed_methods, reason = "the kernel's timers are what is waited for")]
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};

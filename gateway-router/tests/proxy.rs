@@ -753,6 +753,29 @@ async fn sockets_come_and_go() {
 }
 
 #[tokio::test]
+async fn a_socket_that_closes_lets_each_connection_end_with_an_answer() {
+    let mut lab = Lab::new(Config::default());
+    let echo = lab.echo("one").await;
+    lab.set(vec![to("a")], &[("a", &[echo])]);
+    let (mut busy, mut idle) = (lab.client().await, lab.client().await);
+    let request = "GET / HTTP/1.1\r\nHost: a.example\r\n\r\n";
+    for client in [&mut busy, &mut idle] {
+        assert_eq!(client.send(request).await.header("connection"), None);
+    }
+    let (id, _, _) = lab.handle.listening()[0];
+    assert!(lab.handle.set_closing(id, true));
+    let last = busy.send(request).await;
+    assert_eq!((last.status(), last.header("connection")), (200, Some("close")));
+    assert!(busy.is_closed().await);
+    // The idle one was not cut: it ends when it asks, and not if the address is back by then.
+    assert!(lab.handle.set_closing(id, false));
+    assert_eq!(idle.send(request).await.header("connection"), None);
+    assert_eq!(lab.get("/").await.status(), 200, "it has been listening all the time");
+    assert!(lab.handle.close(id));
+    assert!(!lab.handle.set_closing(id, true));
+}
+
+#[tokio::test]
 async fn a_stop_drains() {
     let mut lab = Lab::new(Config::default());
     let (seen, mut arrived) = mpsc::channel(1);

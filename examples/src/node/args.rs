@@ -86,7 +86,12 @@ pub struct NodeArgs {
     #[arg(long, value_name = "COUNT", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
     pub rise: u32,
 
-    /// How long running requests may go on when the node stops
+    /// Whether connections that are open when an address moves here from a living node stay with that one, by nftables,
+    /// for as long as `--grace`
+    #[arg(long, value_enum, default_value = "auto")]
+    pub hand_over: HandOverMode,
+
+    /// How long connections may go on when the node stops or an address moves
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     pub grace: Duration,
 
@@ -98,7 +103,9 @@ pub struct NodeArgs {
 impl NodeArgs {
     /// Whether it puts addresses or rules on this machine that another node would take for its own.
     pub fn changes_the_machine(&self) -> bool {
-        self.delivery == DeliveryMode::Lo || matches!(self.forward, ForwardMode::Auto | ForwardMode::Nft)
+        self.delivery == DeliveryMode::Lo
+            || matches!(self.forward, ForwardMode::Auto | ForwardMode::Nft)
+            || self.hand_over == HandOverMode::Auto
     }
 
     /// How often and how patiently checks are made.
@@ -145,6 +152,15 @@ pub enum DeliveryMode {
     /// This process, on the loopback interface.
     Lo,
     /// Somebody else.
+    None,
+}
+
+/// Whether open connections outlive a move of their address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum HandOverMode {
+    /// If the kernel lets us.
+    Auto,
+    /// No: they are reset.
     None,
 }
 

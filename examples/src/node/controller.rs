@@ -27,6 +27,7 @@ use super::delivery::{Delivery, DeliveryError};
 use super::events::{Event, Teller};
 use super::forward::Forwarder;
 use super::gateway::Gateways;
+use super::handover::{self, HandOver};
 use super::links::Links;
 use super::manifests::Manifests;
 use super::readiness::Readiness;
@@ -51,6 +52,8 @@ pub struct Hands {
     pub forwarder: Option<Forwarder>,
     /// Serves Gateways.
     pub gateways: Gateways,
+    /// Lets open connections stay with an address's former owner.
+    pub hand_over: Option<HandOver>,
     /// Whether there are no other nodes, so that nobody can own what this one claims.
     pub alone: bool,
 }
@@ -86,6 +89,8 @@ pub struct Controller {
     bids: BTreeMap<Role, Bid>,
     desired: BTreeMap<&'static str, Arc<AnnounceSet>>,
     deliverable: BTreeSet<IpAddr>,
+    /// The last other node that owned each address.
+    former: BTreeMap<IpAddr, NodeName>,
     /// What is wrong with the peers that the documents ask for.
     peer_conditions: Vec<(String, Condition)>,
     /// Whether the documents and this machine have what the announcers need.
@@ -127,6 +132,7 @@ impl Controller {
             bids: BTreeMap::new(),
             desired: BTreeMap::new(),
             deliverable: BTreeSet::new(),
+            former: BTreeMap::new(),
             peer_conditions: Vec::new(),
             found_missing: Vec::new(),
             agreement: Agreement::default(),
@@ -203,6 +209,9 @@ impl Controller {
     pub async fn set_interfaces(&mut self, interfaces: &[Interface]) {
         self.no_interface = interfaces.is_empty();
         self.links.update(Instant::now(), interfaces);
+        if let Some(hand_over) = &mut self.hands.hand_over {
+            hand_over.set_interfaces(interfaces);
+        }
         self.apply().await;
     }
 
@@ -289,6 +298,9 @@ impl Controller {
         }
         let announcements =
             plan::announce(&self.world, &self.allocations, &ownership, &self.me, &self.health);
+        if let Some(condition) = self.keep_connections(&announcements.l2, &ownership).await {
+            conditions.push(("l2".to_owned(), condition));
+        }
         self.announce("l2", announcements.l2, announcements.standby, &ownership);
         self.announce("bgp", announcements.bgp, BTreeMap::new(), &ownership);
         if bids != self.bids {
@@ -311,6 +323,49 @@ impl Controller {
         self.tell_ownership(&ownership);
         self.conditions = conditions;
         self.tell_conditions();
+    }
+
+    /// Lets open connections outlive a move of their address: those of an address that moves here stay with its former
+    /// owner, those of one that moves away end with their next answer.
+    async fn keep_connections(
+        &mut self,
+        ours: &BTreeMap<IpAddr, Announcement>,
+        ownership: &Ownership,
+    ) -> Option<Condition> {
+        let before = self.desired.get("l2").map(|set| set.entries.clone()).unwrap_or_default();
+        let gained = ours.keys().filter(|address| !before.contains_key(address)).copied();
+        let moved = handover::moved(gained, &self.former, &ownership.members);
+        let mut refused = None;
+        if let Some(hand_over) = &mut self.hands.hand_over {
+            let done = hand_over.apply(Instant::now(), &moved, |address| ours.contains_key(address)).await;
+            refused = done.err().map(|error| {
+                let why = format!("connections that were open when an address moved here are cut: {error}");
+                Condition::no("ConnectionsKept", "Refused", why)
+            });
+        }
+        let mut elsewhere = BTreeSet::new();
+        for (role, owner) in &ownership.roles {
+            if let Role::Address(address) = role
+                && owner.node != self.me
+            {
+                elsewhere.insert(*address);
+                self.former.insert(*address, owner.node.clone());
+            }
+        }
+        let draining = self.health.draining;
+        self.hands.gateways.let_end(|address| draining || elsewhere.contains(&address));
+        refused
+    }
+
+    /// Waits until the connections that are open have ended, but no longer than `grace`.
+    pub async fn connections_end(&self, grace: Duration) {
+        const LOOK: Duration = Duration::from_millis(50);
+        let ended = async {
+            while self.hands.forwarder.as_ref().is_some_and(|forwarder| forwarder.open() != Some(0)) {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        let _ = timeout(grace, ended).await;
     }
 
     /// Whether its allocations are to be those of all others.
@@ -454,6 +509,9 @@ impl Controller {
     pub async fn undo(self) {
         if let Some(forwarder) = self.hands.forwarder {
             forwarder.undo().await;
+        }
+        if let Some(hand_over) = self.hands.hand_over {
+            hand_over.undo().await;
         }
         if let Some(delivery) = self.hands.delivery {
             delivery.undo().await;

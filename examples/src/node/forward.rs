@@ -66,6 +66,14 @@ impl Forwarder {
         }
     }
 
+    /// How many TCP connections go through it now; `None` if that is not known.
+    pub fn open(&self) -> Option<usize> {
+        match self {
+            Self::Nft(nft) => nft.open(),
+            Self::Relay(relay) => Some(relay.open()),
+        }
+    }
+
     /// Stops forwarding, and leaves nothing behind.
     pub async fn undo(self) {
         match self {

@@ -83,6 +83,14 @@ impl Gateways {
         outcome
     }
 
+    /// Lets the connections to each address end with their next answer, where `leaves` says that the address is or goes
+    /// elsewhere.
+    pub fn let_end(&self, leaves: impl Fn(IpAddr) -> bool) {
+        for (socket, (_, id)) in &self.sockets {
+            self.proxy.set_closing(*id, leaves(socket.ip()));
+        }
+    }
+
     /// Opens and closes sockets, so that each address of a Gateway listens on the ports of its listeners.
     fn listen(&mut self, outcome: &mut Outcome) {
         let mut wanted = BTreeMap::new();

@@ -17,6 +17,7 @@ use std::time::Duration;
 use announce_l2::machine::{IfIndex, Interface};
 use announce_l2::wire::MacAddr;
 use lbcore::elect::Member;
+use lbcore::id::NodeName;
 use lbcore::time::Instant;
 
 use super::forward::nft::{self, NftError};
@@ -211,10 +212,10 @@ fn parse_address(text: &str) -> Option<SocketAddr> {
 
 /// The addresses that are newly this node's, each with its former owner if that is alive: what [`HandOver::apply`] is
 /// told.
-pub fn moved<'m>(
+pub fn moved(
     gained: impl IntoIterator<Item = IpAddr>,
-    former: &BTreeMap<IpAddr, lbcore::id::NodeName>,
-    members: &'m BTreeMap<lbcore::id::NodeName, Member>,
+    former: &BTreeMap<IpAddr, NodeName>,
+    members: &BTreeMap<NodeName, Member>,
 ) -> BTreeMap<IpAddr, Member> {
     let from = |address: IpAddr| Some((address, members.get(former.get(&address)?)?.clone()));
     gained.into_iter().filter_map(from).collect()

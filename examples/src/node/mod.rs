@@ -38,18 +38,22 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use self::args::{AnnouncePace, DeliveryMode, ForwardMode, NodeArgs};
+use self::args::{AnnouncePace, DeliveryMode, ForwardMode, HandOverMode, NodeArgs};
 use self::controller::{Controller, Hands};
 use self::delivery::Delivery;
 use self::events::{Event, Teller};
 use self::forward::{Forwarder, nft::Nft, relay::Relay};
 use self::gateway::Gateways;
+use self::handover::HandOver;
 use self::manifests::Manifests;
 use self::readiness::Checks;
 use crate::limits;
 
 /// How long the others get to take this node's roles over when it stops.
 const HAND_OVER: Duration = Duration::from_secs(2);
+/// How long a node that gave everything away still accepts what arrives: a client that missed the first announcement of
+/// the new owner hears the next one within this.
+const LINGER: Duration = Duration::from_millis(300);
 /// How often the documents' files are looked at.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -181,6 +185,7 @@ async fn run(args: &NodeArgs) -> Result<(), NodeError> {
         delivery,
         forwarder: start_forwarder(args, connections, &teller).await?,
         gateways: Gateways::start(&mut serving, args.grace, connections),
+        hand_over: start_hand_over(args, &teller).await,
         alone: gossip.is_none(),
     };
     // Routes are announced by every node at once: only the segment needs leases.
@@ -188,6 +193,7 @@ async fn run(args: &NodeArgs) -> Result<(), NodeError> {
         announcing.spawn("renewing", |stop| renew(elector.clone(), l2.clone(), stop));
     }
 
+    let announces_on_segment = l2.is_some();
     // Taken before the first candidacy, so that no answer to it is missed.
     let mut ownership = elector.ownership();
     let mut interfaces = l2.as_ref().map(L2Announcer::interfaces);
@@ -237,11 +243,18 @@ async fn run(args: &NodeArgs) -> Result<(), NodeError> {
                 controller.apply().await;
             }
         };
-        let _ = timeout(HAND_OVER, handed_over).await;
+        if timeout(HAND_OVER, handed_over).await.is_ok() && announces_on_segment {
+            tokio::time::sleep(LINGER).await;
+        }
     }
     announcing.stop("announcers", HAND_OVER).await;
     electing.stop("elector", HAND_OVER).await;
-    serving.stop("gateways", args.grace + HAND_OVER).await;
+    if ended.is_ok() {
+        let forwarded = controller.connections_end(args.grace);
+        tokio::join!(serving.stop("gateways", args.grace + HAND_OVER), forwarded);
+    } else {
+        serving.stop("gateways", args.grace + HAND_OVER).await;
+    }
     controller.undo().await;
     if ended.is_ok() {
         teller.tell(&Event::Stopped);
@@ -254,8 +267,8 @@ async fn run(args: &NodeArgs) -> Result<(), NodeError> {
 fn claim_the_machine() -> Result<UnixListener, NodeError> {
     let claim = || UnixListener::bind_addr(&SocketAddr::from_abstract_name("lbcore-node")?);
     claim().map_err(|error| {
-        let what = "another node runs here already: stop it, or start this one with --delivery none and --forward \
-                    none or relay";
+        let what = "another node runs here already: stop it, or start this one with --delivery none, --forward none \
+                    or relay, and --hand-over none";
         NodeError::new(what, error)
     })
 }
@@ -345,6 +358,20 @@ fn start_bgp(
         .map_err(|error| NodeError::new("the BGP speaker cannot be configured", error))?;
     stage.spawn("speaking BGP", |stop| driver.run(stop));
     Ok(announcer)
+}
+
+async fn start_hand_over(args: &NodeArgs, teller: &Teller) -> Option<HandOver> {
+    if args.hand_over == HandOverMode::None || args.listen_gossip.is_none() || !args.announce.l2() {
+        return None;
+    }
+    match HandOver::new(args.grace).await {
+        Ok(hand_over) => Some(hand_over),
+        Err(error) => {
+            let notice = format!("connections that are open when an address moves here will be cut: {error}");
+            teller.tell(&Event::Notice(notice));
+            None
+        }
+    }
 }
 
 async fn start_forwarder(

@@ -6,9 +6,11 @@ use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use http::{HeaderValue, header};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -97,7 +99,8 @@ fn reconcile(
         };
         let (sender, stop) = watch::channel(());
         running.insert(*id, sender);
-        tasks.spawn(listen(Arc::clone(shared), socket.ingress.clone(), listener, stop));
+        let closing = Arc::clone(&socket.closing);
+        tasks.spawn(listen(Arc::clone(shared), socket.ingress.clone(), closing, listener, stop));
     }
 }
 
@@ -107,13 +110,19 @@ async fn stopped(stop: &mut watch::Receiver<()>) {
 }
 
 /// Accepts until stopped, then drains what was accepted.
-async fn listen(shared: Arc<Shared>, ingress: Ingress, listener: TcpListener, mut stop: watch::Receiver<()>) {
+async fn listen(
+    shared: Arc<Shared>,
+    ingress: Ingress,
+    closing: Arc<AtomicBool>,
+    listener: TcpListener,
+    mut stop: watch::Receiver<()>,
+) {
     let ingress = Arc::new(ingress);
     let mut connections = JoinSet::new();
     // Accepted, while there are as many as there may be. Kept here: `select!` drops what it does not choose.
     let mut waiting: Option<Accepted> = None;
     let start = |(stream, client): Accepted, stop: &watch::Receiver<()>| {
-        serve(Arc::clone(&shared), Arc::clone(&ingress), stream, client, stop.clone())
+        serve(Arc::clone(&shared), Arc::clone(&ingress), Arc::clone(&closing), stream, client, stop.clone())
     };
     loop {
         tokio::select! {
@@ -163,6 +172,7 @@ async fn accept(shared: &Shared, listener: &TcpListener) -> Option<Accepted> {
 async fn serve(
     shared: Arc<Shared>,
     ingress: Arc<Ingress>,
+    closing: Arc<AtomicBool>,
     stream: TcpStream,
     client: SocketAddr,
     mut stop: watch::Receiver<()>,
@@ -174,7 +184,11 @@ async fn serve(
     let config = &shared.config;
     let io = TokioIo::new(ClientStream::new(stream, config.stall_timeout));
     let service = service_fn(|request| async {
-        Ok::<_, Infallible>(forward::serve(&shared, &ingress, client.ip(), request).await)
+        let mut response = forward::serve(&shared, &ingress, client.ip(), request).await;
+        if closing.load(Ordering::Relaxed) {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        Ok::<_, Infallible>(response)
     });
     let mut connection = pin!(
         http1::Builder::new()

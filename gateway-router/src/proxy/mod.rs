@@ -98,6 +98,7 @@ mod world;
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::num::{NonZeroU32, NonZeroUsize};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -235,6 +236,8 @@ struct Socket {
     address: SocketAddr,
     /// Until the driver takes it.
     listener: Option<TcpListener>,
+    /// Whether each answer is the last of its connection.
+    closing: Arc<AtomicBool>,
 }
 
 impl Shared {
@@ -275,10 +278,21 @@ impl Handle {
         }
         let id = ListenerId(sockets.next);
         sockets.next += 1;
-        sockets.wanted.insert(id, Socket { ingress, address, listener: Some(listener) });
+        let closing = Arc::default();
+        sockets.wanted.insert(id, Socket { ingress, address, listener: Some(listener), closing });
         drop(sockets);
         self.shared.sockets_changed.notify_one();
         Ok(id)
+    }
+
+    /// Whether each answer tells its client to close the connection (`Connection: close`, RFC 9112 §9.6), as when the
+    /// address has moved to another node: clients come back there with their next request, and none is cut. Goes on
+    /// accepting. Says whether it is listening.
+    pub fn set_closing(&self, id: ListenerId, closing: bool) -> bool {
+        let sockets = self.shared.sockets();
+        let socket = sockets.wanted.get(&id);
+        socket.iter().for_each(|socket| socket.closing.store(closing, Ordering::Relaxed));
+        socket.is_some()
     }
 
     /// Stops listening. What was accepted is drained as after a stop. Says whether it was listening.

@@ -68,6 +68,18 @@ impl Nft {
         Ok(())
     }
 
+    /// How many TCP connections are redirected now; `None` if this kernel does not tell.
+    pub fn open(&self) -> Option<usize> {
+        if self.applied.is_empty() {
+            return Some(0);
+        }
+        let mark = u32::from_str_radix(MARK.trim_start_matches("0x"), 16).unwrap_or_default();
+        let mark = format!(" mark={mark} ");
+        let table = std::fs::read_to_string("/proc/thread-self/net/nf_conntrack").ok()?;
+        let ours = |line: &&str| line.contains(" ESTABLISHED ") && line.contains(&mark);
+        Some(table.lines().filter(ours).count())
+    }
+
     /// Removes the table and puts the settings back.
     pub async fn undo(mut self) {
         if let Err(error) = run(&format!("table inet {TABLE}\ndelete table inet {TABLE}\n")).await {

@@ -28,6 +28,8 @@ pub struct Relay {
     frontends: BTreeMap<Frontend, Running>,
     tasks: JoinSet<()>,
     permits: Arc<Semaphore>,
+    /// All permits that there are.
+    connections: usize,
 }
 
 #[derive(Debug)]
@@ -39,8 +41,14 @@ struct Running {
 impl Relay {
     /// Relays nothing yet, and so many TCP connections at once at most: more wait until one ends.
     pub fn new(connections: usize) -> Self {
-        let permits = Arc::new(Semaphore::new(connections.min(Semaphore::MAX_PERMITS)));
-        Self { frontends: BTreeMap::new(), tasks: JoinSet::new(), permits }
+        let connections = connections.min(Semaphore::MAX_PERMITS);
+        let permits = Arc::new(Semaphore::new(connections));
+        Self { frontends: BTreeMap::new(), tasks: JoinSet::new(), permits, connections }
+    }
+
+    /// How many TCP connections are relayed now.
+    pub fn open(&self) -> usize {
+        self.connections.saturating_sub(self.permits.available_permits())
     }
 
     /// Relays exactly this from now on. A frontend that goes takes its connections with it; one whose endpoints
