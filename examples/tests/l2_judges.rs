@@ -12,8 +12,9 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use announce_l2::driver::{Config, L2Announcer};
-use announce_l2::machine::Counters;
+use announce_l2::driver::datalink::DatalinkIo;
+use announce_l2::driver::{Config, Driver, FrameIo, InterfaceFilter, L2Announcer};
+use announce_l2::machine::{self, Counters};
 use announce_l2::wire::ndp::{Message, Solicitation};
 use announce_l2::wire::{MacAddr, ipv6};
 use lbcore::announce::{
@@ -71,13 +72,21 @@ struct Node {
 
 impl Node {
     fn start(host: &Host) -> Self {
+        Self::start_with(host, || L2Announcer::new(Config::default()).unwrap())
+    }
+
+    /// With the driver that `make` makes.
+    fn start_with<IO: FrameIo + 'static>(
+        host: &Host,
+        make: impl FnOnce() -> (L2Announcer, Driver<IO>) + Send + 'static,
+    ) -> Self {
         let (made, making) = std::sync::mpsc::channel();
         let (stop, stopped) = oneshot::channel();
         // A thread that is started inside stays inside.
         let driver = host.enter(|| {
             std::thread::spawn(move || {
                 in_runtime(async {
-                    let (announcer, driver) = L2Announcer::new(Config::default()).unwrap();
+                    let (announcer, driver) = make();
                     made.send((announcer, nix::unistd::gettid())).unwrap();
                     driver.run(async { stopped.await.unwrap_or_default() }).await.unwrap();
                 });
@@ -362,6 +371,34 @@ fn arp_scan_finds_each_address_once() {
         let mut expected: Vec<String> = of_a.map(line(&lan.a)).chain(of_b.map(line(&lan.b))).collect();
         expected.sort_unstable();
         assert_eq!(found, expected, "{printed}");
+    });
+}
+
+#[test]
+fn the_portable_backend_answers_and_wakes_up_silent_too() {
+    netns::test("the_portable_backend_answers_and_wakes_up_silent_too", || {
+        if !have(&["arping"]) {
+            return;
+        }
+        let lan = Lan::new();
+        let mut a = Node::start_with(&lan.a, || {
+            L2Announcer::with_io(machine::Config::default(), DatalinkIo::open(InterfaceFilter::default()))
+        });
+        a.own(1, &[V4.into(), V6.into()], Instant::FAR_FUTURE);
+        assert_eq!(answers(&lan.client, &["-c", "3"], V4), only(&lan.a));
+        lan.a.set_link("eth0", LinkState::Down).unwrap();
+        a.wait(|status| !all_announced(status));
+        let before = a.cpu_time();
+        assert_eq!(heard(&mut lan.tap()).iter().filter(|frame| frame.host == "a").count(), 0);
+        assert!(
+            a.cpu_time().saturating_sub(before) < SILENCE / 10,
+            "it does not spin while the link is down"
+        );
+        lan.a.set_link("eth0", LinkState::Up).unwrap();
+        a.wait(all_announced);
+        eventually("it answers again", || answers(&lan.client, &["-c", "1"], V4) == only(&lan.a));
+        a.stop(Stop::Withdraw);
+        assert_eq!(answers(&lan.client, &["-c", "1"], V4), NOBODY);
     });
 }
 

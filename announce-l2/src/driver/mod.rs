@@ -1,7 +1,15 @@
 //! The driver: the thin loop between a [`Responder`] and a segment, on tokio.
 
+#[cfg(feature = "datalink")]
+#[cfg_attr(docsrs, doc(cfg(feature = "datalink")))]
+pub mod datalink;
 mod io;
 pub mod segment;
+#[cfg_attr(
+    not(any(target_os = "linux", feature = "datalink")),
+    expect(dead_code, reason = "selects among interfaces that only those know")
+)]
+mod select;
 
 #[cfg(target_os = "linux")]
 mod linux;
@@ -18,10 +26,9 @@ use lbcore::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 
 pub use self::io::{BATCH, Batch, FrameIo, Interest, MAX_RECEIVED};
+pub use self::select::InterfaceFilter;
 #[cfg(target_os = "linux")]
-pub use linux::{
-    BuildError, Config, InterfaceFilter, IoCounters, KernelAnswer, PacketIo, check_permission, kernel_answers,
-};
+pub use linux::{BuildError, Config, IoCounters, KernelAnswer, PacketIo, check_permission, kernel_answers};
 
 use crate::machine::{self, Claimant, Counters, Event, Input, Interface, Responder, Transmit};
 

@@ -36,6 +36,7 @@ pub(crate) static TABLE: Table = Table {
         "adopt-10000",
         "services-65536",
     ],
+    needs_network: false,
     measure,
     alone: Some(alone),
 };

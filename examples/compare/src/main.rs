@@ -4,6 +4,7 @@
 //! one, write a module with a [`Table`] and name it in [`TABLES`].
 
 mod alloc;
+mod arp;
 mod counting;
 mod figures;
 mod matching;
@@ -15,11 +16,12 @@ use std::io;
 use std::process::ExitCode;
 
 use clap::Parser;
+use lbcore_examples::netns::{self, Entered};
 
 use crate::report::{Format, Report};
 use crate::table::{Bench, Table, select};
 
-const TABLES: &[&Table] = &[&alloc::TABLE, &matching::TABLE];
+const TABLES: &[&Table] = &[&alloc::TABLE, &arp::TABLE, &matching::TABLE];
 
 #[derive(Parser)]
 #[command(about = "Measures lbcore beside its peers", after_help = tables())]
@@ -50,6 +52,17 @@ fn tables() -> String {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    let makes_networks = |table: &&&Table| table.name == args.table && table.needs_network;
+    if TABLES.iter().find(makes_networks).is_some() {
+        match netns::enter_sandbox() {
+            Ok(Entered::Inside) => {}
+            Ok(Entered::Outside(code) | Entered::Interrupted(code)) => return code,
+            Err(error) => {
+                eprintln!("error: {error}");
+                return ExitCode::FAILURE;
+            }
+        }
+    }
     match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Usage(text)) => {

@@ -30,6 +30,7 @@ pub(crate) static TABLE: Table = Table {
         "hosts-10000",
         "hosts-100000",
     ],
+    needs_network: false,
     measure,
     alone: None,
 };

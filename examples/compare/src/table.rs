@@ -14,6 +14,8 @@ pub(crate) struct Table {
     pub(crate) systems: &'static [&'static str],
     /// Everything that is measured.
     pub(crate) cases: &'static [&'static str],
+    /// Whether it makes networks, so that all of it runs in namespaces of its own.
+    pub(crate) needs_network: bool,
     /// Measures one case, and reports the figures of each system or why there are none.
     pub(crate) measure: fn(&mut Bench<'_>) -> io::Result<()>,
     /// Takes the figure that needs a process of its own, if there is one: the memory, in bytes, that a case of a

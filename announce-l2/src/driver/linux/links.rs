@@ -19,8 +19,8 @@ use nix::sys::socket::{MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::select::InterfaceFilter;
 use super::socket;
+use crate::driver::select::InterfaceFilter;
 use crate::machine::{IfIndex, Interface};
 use crate::wire::MacAddr;
 

@@ -4,7 +4,6 @@ mod filter;
 mod groups;
 mod kernel;
 mod links;
-mod select;
 mod socket;
 
 use std::collections::BTreeMap;
@@ -21,9 +20,9 @@ use tokio::io::Interest as Readiness;
 use tokio::io::unix::AsyncFd;
 
 pub use kernel::{KernelAnswer, kernel_answers};
-pub use select::InterfaceFilter;
 
 use super::io::{BATCH, Batch, FrameIo, Interest};
+use super::select::InterfaceFilter;
 use crate::machine::{self, IfIndex, Interface, Transmit};
 use crate::wire::ethernet::EtherType;
 use filter::Insn;
