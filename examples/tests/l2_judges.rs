@@ -586,6 +586,34 @@ fn a_snooping_switch_delivers_to_a_candidate_in_time_for_its_takeover() {
     });
 }
 
+#[test]
+fn more_groups_are_joined_than_one_socket_may_and_at_the_pace() {
+    netns::test("more_groups_are_joined_than_one_socket_may_and_at_the_pace", || {
+        const COUNT: u16 = 3000;
+        let lan = Lan::new();
+        let mut config = Config::default();
+        config.machine.pace.burst = 1000;
+        config.machine.pace.per_second = 2000;
+        let a = Node::start_with(&lan.a, || L2Announcer::new(config).unwrap());
+        let joined = || {
+            let groups = lan.a.enter(|| std::fs::read_to_string("/proc/thread-self/net/igmp6").unwrap());
+            groups.lines().filter(|line| line.contains(" eth0 ") && line.contains("1ff01")).count()
+        };
+        let begin = Instant::now();
+        let addresses: Vec<IpAddr> =
+            (0..COUNT).map(|n| Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 1, n).into()).collect();
+        a.stand_by(1, &addresses);
+        assert!(joined() < 2000, "not all at once");
+        eventually("all are joined", || joined() == usize::from(COUNT));
+        assert!(
+            Instant::now().saturating_since(begin) >= Duration::from_millis(900),
+            "2000 beyond the burst at 2000 a second"
+        );
+        a.stand_by(2, &[]);
+        eventually("all are left", || joined() == 0);
+    });
+}
+
 /// Has a client in touch with the owner, then moves the address; says how the client's entry came to change.
 fn takeover(lan: &Lan, address: IpAddr, from: (&Host, &Node), to: (&Host, &Node), generation: u64) {
     let client = &lan.client;

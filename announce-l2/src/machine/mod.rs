@@ -48,6 +48,7 @@ use lbcore::time::{Duration, Instant};
 pub use counters::Counters;
 pub use detect::Probing;
 pub use interface::{IfIndex, Interface};
+pub(crate) use pace::Bucket;
 pub use pace::Pace;
 
 use crate::wire::arp::Arp;

@@ -7,13 +7,15 @@ use std::net::Ipv6Addr;
 
 use socket2::{Domain, Socket, Type};
 
-use crate::machine::IfIndex;
+use lbcore::time::Instant;
+
+use crate::machine::{Bucket, IfIndex, Pace};
 
 /// A socket takes some 2300 memberships at the default `net.core.optmem_max`, and each costs more than the one
 /// before.
 const PER_SOCKET: usize = 1000;
 /// How many memberships are changed before frames are looked at again: each costs the kernel some 50 µs.
-pub(super) const STEP: usize = 32;
+const STEP: usize = 32;
 
 type Membership = (IfIndex, Ipv6Addr);
 
@@ -24,12 +26,19 @@ pub(super) struct Groups {
     /// Each membership with the socket that holds it.
     joined: BTreeMap<Membership, usize>,
     to_join: VecDeque<Membership>,
+    pace: Pace,
+    buckets: BTreeMap<IfIndex, Bucket>,
     to_leave: VecDeque<Membership>,
     /// Why joining failed the last time, for each interface.
     failed: BTreeMap<IfIndex, String>,
 }
 
 impl Groups {
+    /// No memberships yet; on each interface they are joined at `pace`.
+    pub(super) fn new(pace: Pace) -> Self {
+        Self { pace, ..Self::default() }
+    }
+
     /// Replaces what is wanted. The work is done by [`step`](Self::step).
     pub(super) fn want(&mut self, wanted: &BTreeSet<Membership>) {
         self.failed.clear();
@@ -37,10 +46,15 @@ impl Groups {
         self.to_leave = self.joined.keys().filter(|group| !wanted.contains(group)).copied().collect();
     }
 
-    /// Does a part of the work, and tells whether there is more.
-    pub(super) fn step(&mut self) -> bool {
+    /// Does a part of the work, and tells when to go on, if there is more.
+    pub(super) fn step(&mut self, now: Instant) -> Option<Instant> {
         for _ in 0..STEP {
-            if let Some(group) = self.to_join.pop_front() {
+            if let Some(group) = self.to_join.front().copied() {
+                let bucket = self.buckets.entry(group.0).or_insert_with(|| Bucket::new(self.pace));
+                if !bucket.take(now) {
+                    return Some(bucket.available_at());
+                }
+                self.to_join.pop_front();
                 match self.join(group) {
                     Ok(socket) => drop(self.joined.insert(group, socket)),
                     // An interface that is gone will be told of; its groups are then wanted no more.
@@ -50,10 +64,10 @@ impl Groups {
             } else if let Some(group) = self.to_leave.pop_front() {
                 self.leave(group);
             } else {
-                return false;
+                return None;
             }
         }
-        true
+        Some(now)
     }
 
     /// The interfaces on which a group could not be joined, and why.

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use ipnet::IpNet;
@@ -18,6 +19,7 @@ use lbcore::time::{Duration, Instant};
 use nix::time::{ClockId, clock_gettime};
 use tokio::io::Interest as Readiness;
 use tokio::io::unix::AsyncFd;
+use tokio::time::{Sleep, sleep};
 
 pub use kernel::{KernelAnswer, kernel_answers};
 
@@ -99,6 +101,8 @@ pub struct PacketIo {
     turn: usize,
     programs: [Vec<Insn>; 2],
     groups: Groups,
+    /// When groups may be joined again.
+    next_join: Option<Pin<Box<Sleep>>>,
     /// Why an interface has no sockets.
     problems: BTreeMap<IfIndex, String>,
     /// The addresses that are announced or may be.
@@ -150,7 +154,8 @@ impl PacketIo {
             receivers: Vec::new(),
             turn: 0,
             programs: [filter::arp(&[]), filter::ndp(&[])],
-            groups: Groups::default(),
+            groups: Groups::new(config.machine.pace),
+            next_join: None,
             problems: BTreeMap::new(),
             watched: Vec::new(),
             kernel: Vec::new(),
@@ -298,6 +303,7 @@ impl FrameIo for PacketIo {
         self.watched.clone_from(&interest.addresses);
         self.kernel = kernel::answers(&self.links.table, &self.watched, &self.interfaces);
         self.groups.want(&interest.groups);
+        self.next_join = None;
     }
 
     fn poll_receive(&mut self, cx: &mut Context<'_>, batch: &mut Batch) -> Poll<io::Result<()>> {
@@ -321,8 +327,14 @@ impl FrameIo for PacketIo {
         }
         self.poll_frames(cx, batch);
         let failed = self.groups.failed().len();
-        if self.groups.step() {
-            cx.waker().wake_by_ref();
+        if self.next_join.as_mut().is_none_or(|at| at.as_mut().poll(cx).is_ready()) {
+            let now = Instant::now();
+            self.next_join = self.groups.step(now).map(|at| Box::pin(sleep(at.saturating_since(now))));
+            if let Some(at) = &mut self.next_join
+                && at.as_mut().poll(cx).is_ready()
+            {
+                cx.waker().wake_by_ref();
+            }
         }
         batch.interfaces_changed |= self.groups.failed().len() != failed;
         if batch.is_empty() { Poll::Pending } else { Poll::Ready(Ok(())) }
