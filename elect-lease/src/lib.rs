@@ -3,6 +3,9 @@
 
 #[cfg(feature = "tokio")]
 mod driver;
+#[cfg(feature = "etcd")]
+#[cfg_attr(docsrs, doc(cfg(feature = "etcd")))]
+pub mod etcd;
 mod grants;
 pub mod machine;
 #[cfg(feature = "tokio")]

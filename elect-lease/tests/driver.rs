@@ -1,5 +1,6 @@
 //! Drivers over a store that is slow, loses, conflicts and refuses, and nodes that end, stand still and share a name.
 
+#[expect(dead_code, reason = "shared with the other tests")]
 mod cluster;
 
 use std::collections::BTreeMap;

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
 use elect_lease::memory::Connection;
-use elect_lease::{Config, LeaseElector, MemoryStore, RunError};
+use elect_lease::{Config, LeaseElector, LeaseStore, MemoryStore, RunError};
 use lbcore::announce::Stop;
 use lbcore::conformance::elector::Harness;
 use lbcore::elect::LeaderElector;
@@ -74,34 +74,78 @@ impl Gate {
     }
 }
 
-pub struct Node {
+/// A store, and the lines to it that nodes have.
+pub trait Lines {
+    type Line: LeaseStore + Clone + 'static;
+
+    /// A line of its own.
+    fn connect(&self) -> Self::Line;
+    /// Nothing gets through any more.
+    fn cut(line: &Self::Line);
+    /// It works again.
+    fn heal(line: &Self::Line);
+}
+
+impl Lines for MemoryStore {
+    type Line = Connection;
+
+    fn connect(&self) -> Connection {
+        Self::connect(self)
+    }
+
+    fn cut(line: &Connection) {
+        line.cut();
+    }
+
+    fn heal(line: &Connection) {
+        line.heal();
+    }
+}
+
+pub struct Node<L = Connection> {
     pub name: NodeName,
     pub elector: Arc<LeaseElector>,
-    pub line: Connection,
+    pub line: L,
     gate: Arc<Gate>,
     stop: Option<oneshot::Sender<Stop>>,
     task: JoinHandle<Result<(), RunError>>,
 }
 
-pub struct Cluster {
+pub struct Cluster<S: Lines = MemoryStore> {
     pub runtime: Runtime,
-    pub store: MemoryStore,
-    pub nodes: Vec<Node>,
+    pub store: S,
+    pub nodes: Vec<Node<S::Line>>,
     clock: Arc<Virtual>,
     timing: Timing,
 }
 
+/// The names of so many nodes.
+fn names(size: usize) -> Vec<String> {
+    (1..=size).map(|number| format!("n{number}")).collect()
+}
+
 impl Cluster {
     pub fn new(size: usize) -> Self {
-        Self::of(&(1..=size).map(|number| format!("n{number}")).collect::<Vec<_>>())
+        Self::of(&names(size))
     }
 
     /// A node for each name.
     pub fn of(names: &[String]) -> Self {
+        Self::over(MemoryStore::new(), names)
+    }
+}
+
+impl<S: Lines> Cluster<S> {
+    /// So many nodes over `store`.
+    pub fn on(store: S, size: usize) -> Self {
+        Self::over(store, &names(size))
+    }
+
+    fn over(store: S, names: &[String]) -> Self {
         let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         let clock = Arc::new(runtime.block_on(async { Virtual::start() }));
         let timing = Timing::of(Duration::from_secs(1));
-        let mut cluster = Self { runtime, store: MemoryStore::new(), nodes: Vec::new(), clock, timing };
+        let mut cluster = Self { runtime, store, nodes: Vec::new(), clock, timing };
         for name in names {
             let line = cluster.store.connect();
             let node = cluster.node(NodeName::from(name.as_str()), line);
@@ -110,7 +154,7 @@ impl Cluster {
         cluster
     }
 
-    fn node(&self, name: NodeName, line: Connection) -> Node {
+    fn node(&self, name: NodeName, line: S::Line) -> Node<S::Line> {
         let mut config = Config::new(name.clone());
         config.timing = self.timing;
         config.clock = self.clock.clone();
@@ -142,7 +186,7 @@ impl Cluster {
     }
 }
 
-impl Harness for Cluster {
+impl<S: Lines> Harness for Cluster<S> {
     fn nodes(&self) -> Vec<NodeName> {
         self.nodes.iter().map(|node| node.name.clone()).collect()
     }
@@ -184,10 +228,10 @@ impl Harness for Cluster {
     }
 
     fn cut(&mut self, node: usize) {
-        self.nodes[node].line.cut();
+        S::cut(&self.nodes[node].line);
     }
 
     fn heal(&mut self, node: usize) {
-        self.nodes[node].line.heal();
+        S::heal(&self.nodes[node].line);
     }
 }
