@@ -7,6 +7,8 @@ use std::str::FromStr;
 use lbcore::id::NodeName;
 use lbcore::time::Duration;
 
+use crate::wire::MAX_PROMISE;
+
 /// The longest node name, in bytes: what Kubernetes allows.
 pub const MAX_NODE_NAME: usize = 253;
 
@@ -77,6 +79,11 @@ pub struct Timing {
     /// Time between an owner falling silent and its telling the successor, for the announcers of this node to hear
     /// of it first. Below the interval.
     pub handover_pause: Duration,
+    /// In a cluster of more members than this a node sends heartbeats each [`interval`](Self::interval) only to those
+    /// that would act on its death, and to all others each [`slow_interval`](Self::slow_interval).
+    pub all_pairs: usize,
+    /// Time between two heartbeats to those. From the interval to a hundred times that.
+    pub slow_interval: Duration,
     /// How long the membership must be unchanged before a living owner gives up a role only to even the load or
     /// for another's preference.
     pub rebalance_after: Duration,
@@ -92,6 +99,8 @@ impl Timing {
             missed,
             margin: interval / 2,
             handover_pause: (interval / 5).min(Duration::from_millis(2)),
+            all_pairs: 16,
+            slow_interval: Duration::from_millis(500).clamp(interval, interval * u32::from(MAX_PROMISE)),
             rebalance_after: Duration::from_millis(500).max(interval * 10),
             forget_after: Duration::from_secs(3600),
         }
@@ -112,6 +121,17 @@ impl Timing {
         self.lease() + self.margin
     }
 
+    /// How long after its last word a node is held for dead that promised to speak again after so many intervals.
+    pub(crate) fn patience(&self, promise: u8) -> Duration {
+        self.takeover() + self.interval * u32::from(promise.saturating_sub(1))
+    }
+
+    /// Each how many rounds those are spoken to that need not hear each.
+    pub(crate) fn slow_rounds(&self) -> u8 {
+        let rounds = self.slow_interval.as_nanos() / self.interval.as_nanos().max(1);
+        u8::try_from(rounds).unwrap_or(MAX_PROMISE).clamp(1, MAX_PROMISE)
+    }
+
     fn validate(&self) -> Result<(), BuildError> {
         let wrong = |what: &'static str| Err(BuildError::Timing { what });
         if !(Duration::from_millis(5)..=Duration::from_secs(10)).contains(&self.interval) {
@@ -125,6 +145,9 @@ impl Timing {
         }
         if self.handover_pause >= self.interval {
             return wrong("handover_pause must be below the interval");
+        }
+        if self.slow_interval < self.interval || self.slow_interval > self.interval * u32::from(MAX_PROMISE) {
+            return wrong("slow_interval must be from the interval to a hundred times that");
         }
         if self.forget_after < self.takeover() {
             return wrong("forget_after must not be below the takeover time");
@@ -273,6 +296,12 @@ mod tests {
         }
         assert_eq!(Timing::default().takeover(), Duration::from_millis(225));
         assert_eq!(Timing::tuned().takeover(), Duration::from_millis(70));
+        assert_eq!(Timing::default().slow_rounds(), 10);
+        assert_eq!(Timing::tuned().slow_rounds(), 25);
+        let slow = Timing::new(Duration::from_secs(10), 3);
+        slow.validate().unwrap();
+        assert_eq!(slow.slow_rounds(), 1);
+        assert_eq!(Timing::default().patience(10), Duration::from_millis(225 + 450));
         let bad = |change: &dyn Fn(&mut Timing)| {
             let mut timing = Timing::default();
             change(&mut timing);
@@ -283,6 +312,8 @@ mod tests {
         assert!(bad(&|t| t.margin = Duration::ZERO).contains("margin must be at least"));
         assert!(bad(&|t| t.margin = Duration::from_secs(1)).contains("at most the lease"));
         assert!(bad(&|t| t.handover_pause = t.interval).contains("handover_pause"));
+        assert!(bad(&|t| t.slow_interval = t.interval / 2).contains("slow_interval"));
+        assert!(bad(&|t| t.slow_interval = t.interval * 101).contains("slow_interval"));
         assert!(bad(&|t| t.forget_after = Duration::ZERO).contains("forget_after"));
     }
 }

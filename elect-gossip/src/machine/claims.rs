@@ -141,13 +141,18 @@ impl Claims {
         self.terms.get(role).copied().unwrap_or_default()
     }
 
-    fn eligible(&self, role: &Role) -> bool {
+    /// What this node owns, or gives up but has not told so yet.
+    pub(super) fn owned(&self) -> impl Iterator<Item = &Role> {
+        self.held.keys().chain(self.releasing.keys())
+    }
+
+    pub(super) fn eligible(&self, role: &Role) -> bool {
         self.bids.get(role).is_some_and(|bid| bid.eligible)
     }
 }
 
 /// What a decision is made from.
-struct View {
+pub(super) struct View {
     /// Whether this node may claim and give: it knows the current terms, and all that is said.
     ready: bool,
     /// The first by name of those that may own.
@@ -178,6 +183,7 @@ impl Machine {
         self.give(&view);
         self.take(&view);
         self.deal(&view);
+        self.set_pace(&view);
         self.say_meta();
         self.pass_on();
         self.publish();
@@ -188,13 +194,13 @@ impl Machine {
         self.claims.wake = self.claims.wake.min(at);
     }
 
-    fn may_own(&self) -> bool {
+    pub(super) fn may_own(&self) -> bool {
         self.phase == Phase::Settled && self.leaving.is_none()
     }
 
     /// Ends the time of listening, once the current terms are known.
     fn settle(&mut self) {
-        let (now, takeover) = (self.now, self.timing.takeover());
+        let (now, timing, takeover) = (self.now, self.timing, self.timing.takeover());
         for peer in self.peers.values_mut() {
             peer.behind_since = match peer.behind_since {
                 _ if !peer.alive || peer.synced() => None,
@@ -211,12 +217,12 @@ impl Machine {
         }
         let alive = || self.peers.values().filter(|peer| peer.alive);
         let known = alive().all(|peer| {
-            let fresh = peer.echoed >= round || !peer.is_heard(now, takeover);
+            let fresh = peer.echoed >= round || !peer.is_heard(now, &timing);
             peer.synced() && fresh
         });
         let count = alive().count();
         // Somebody who knows says so, after we began to listen, and knows of nobody whom we do not know.
-        let told = alive().any(|peer| peer.is_heard(now, takeover) && peer.table.meta().settled)
+        let told = alive().any(|peer| peer.is_heard(now, &timing) && peer.table.meta().settled)
             && alive().all(|peer| usize::from(peer.live) <= count);
         // Somebody who is there, but has not proved yet that it is there now.
         let knocking = self.peers.values().filter_map(|peer| peer.pending.as_ref());
@@ -373,6 +379,14 @@ impl Machine {
         View { ready, dealer, target: spread(&bids, &current) }
     }
 
+    /// Who is about to own what: it was offered to them, or falls to them.
+    pub(super) fn acquired(&self, view: &View) -> Vec<(Role, NodeName)> {
+        let offers = self.claims.offers.iter().filter(|(_, offer)| self.stands(offer));
+        let offered = offers.map(|(role, offer)| (role.clone(), offer.to.clone()));
+        let falls = |role: &Role| Some((role.clone(), view.target.get(role)?.clone()));
+        offered.chain(self.claims.orphans.keys().filter_map(falls)).collect()
+    }
+
     fn count_orphans(&mut self, view: &View, before: &Holders, stood: &BTreeSet<Role>) {
         let now = self.now;
         let mut orphans = BTreeMap::new();
@@ -421,6 +435,7 @@ impl Machine {
         let now = self.now;
         let calm = self.members_since + self.timing.rebalance_after;
         let mut given = Vec::new();
+        let mut offered = Vec::new();
         let mut later = false;
         for role in self.claims.held.keys() {
             let to = view.target.get(role).filter(|to| **to != self.me);
@@ -430,7 +445,7 @@ impl Machine {
                 (Some(_), None) => {}
                 (Some(bid), Some(to)) => {
                     if view.ready && (bid.draining || calm <= now) {
-                        given.push((role.clone(), Some(to.clone())));
+                        offered.push((role.clone(), to.clone()));
                     } else {
                         later = true;
                     }
@@ -439,6 +454,11 @@ impl Machine {
         }
         if later && now < calm {
             self.wake_at(calm);
+        }
+        for (role, to) in offered {
+            if self.is_there(&to) {
+                given.push((role, Some(to)));
+            }
         }
         for (role, to) in given {
             if let Some(term) = self.claims.held.remove(&role) {
@@ -509,6 +529,9 @@ impl Machine {
         for (role, to) in dealt {
             if to == self.me {
                 self.claim(role);
+                continue;
+            }
+            if !self.is_there(&to) {
                 continue;
             }
             let term = self.claims.term(&role);
@@ -582,11 +605,10 @@ impl Machine {
         let Some(leaving) = self.leaving.filter(|leaving| !leaving.left) else { return };
         let version = self.table.version();
         let owns = !self.claims.held.is_empty() || !self.claims.releasing.is_empty();
-        let takeover = self.timing.takeover();
         let told = self
             .peers
             .values()
-            .filter(|peer| peer.is_heard(self.now, takeover))
+            .filter(|peer| peer.is_heard(self.now, &self.timing))
             .all(|peer| peer.acked >= version);
         if (told && !owns) || leaving.until <= self.now {
             self.leaving = Some(super::Leaving { left: true, ..leaving });

@@ -68,6 +68,8 @@ impl Machine {
         self.unheard = 0;
         let Some(peer) = self.peers.get_mut(name) else { return };
         peer.heard = Some(self.now);
+        // What waited for that may be decided.
+        self.dirty |= peer.doubted.take().is_some();
         if !peer.alive {
             self.revive(name);
         }
@@ -135,6 +137,7 @@ impl Machine {
         let mut window = Window::default();
         window.accept(sequence);
         peer.gone = None;
+        peer.hurry = self.timing.missed;
         peer.address = Some(from);
         peer.session =
             Some(Session { boot, address: from, issued: pending.issued, shown: pending.shown, window });
@@ -306,10 +309,17 @@ impl Machine {
         self.send(via, Message::Fetch(Fetch { origin: origin.clone(), boot, have }));
     }
 
-    /// Opens the streams that are wanted.
+    /// Opens the streams that are wanted, to those on whose deaths this node acts, and closes those that are no more.
     pub(super) fn tend_streams(&mut self) {
         let (now, takeover) = (self.now, self.timing.takeover());
         for peer in self.peers.values_mut() {
+            if !peer.watched {
+                if let Stream::Open { id } | Stream::Connecting { id } = peer.stream {
+                    self.outputs.push_back(Output::Disconnect { stream: id });
+                    peer.stream = Stream::None;
+                }
+                continue;
+            }
             let Some(session) = peer.session.as_ref().filter(|_| peer.alive) else { continue };
             let id = self.next_stream + 1;
             peer.stream = match peer.stream {
