@@ -180,6 +180,7 @@ impl Machine {
         }
         let view = self.view();
         self.count_orphans(&view, &before, &stood);
+        self.get_time(&view);
         self.give(&view);
         self.take(&view);
         self.deal(&view);
@@ -278,7 +279,9 @@ impl Machine {
                         }
                     }
                     Claim::Offered { term, to } => {
-                        let higher = offers.get(role).is_none_or(|it| (it.term, &it.to) < (*term, to));
+                        // One to a node that is gone does not hide the one that was made for this reason.
+                        let rank = |term, to: &NodeName| (term, self.may_be_given(to), to.clone());
+                        let higher = offers.get(role).is_none_or(|it| rank(it.term, &it.to) < rank(*term, to));
                         if higher && *term >= self.claims.term(role) {
                             let since = self.now;
                             offers.insert(role.clone(), Offer { term: *term, to: to.clone(), since });
@@ -305,12 +308,14 @@ impl Machine {
     }
 
     fn stands(&self, offer: &Offer) -> bool {
-        let there = if offer.to == self.me {
-            self.may_own()
-        } else {
-            self.peers.get(&offer.to).is_some_and(|peer| peer.alive && owns(peer.table.meta()))
-        };
-        there && self.now < offer.since + self.timing.takeover()
+        self.may_be_given(&offer.to) && self.now < offer.since + self.timing.takeover()
+    }
+
+    fn may_be_given(&self, to: &NodeName) -> bool {
+        if *to == self.me {
+            return self.may_own();
+        }
+        self.peers.get(to).is_some_and(|peer| peer.alive && owns(peer.table.meta()))
     }
 
     /// Drops what somebody else has a higher claim to.
@@ -375,8 +380,19 @@ impl Machine {
         {
             self.wake_at(at + takeover);
         }
-        let ready = known && self.phase == Phase::Settled && self.deadline.is_some();
+        let ready = known && self.phase == Phase::Settled && self.has_time();
         View { ready, dealer, target: spread(&bids, &current) }
+    }
+
+    /// Whether there is something that this node is to claim or to deal.
+    pub(super) fn has_to_act(&self, view: &View) -> bool {
+        let to_me = |(role, offer): (&Role, &Offer)| {
+            offer.to == self.me && self.stands(offer) && self.claims.eligible(role)
+        };
+        let deals = view.dealer.as_ref() == Some(&self.me);
+        let falls_to_me = |role: &Role| deals || view.target.get(role) == Some(&self.me);
+        self.may_own()
+            && (self.claims.offers.iter().any(to_me) || self.claims.orphans.keys().any(falls_to_me))
     }
 
     /// Who is about to own what: it was offered to them, or falls to them.
@@ -474,7 +490,7 @@ impl Machine {
 
     /// Claims what is offered to this node.
     fn take(&mut self, view: &View) {
-        if !self.may_own() || self.deadline.is_none() {
+        if !self.may_own() || !self.has_time() {
             return;
         }
         let mine: Vec<_> = self

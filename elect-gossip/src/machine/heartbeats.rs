@@ -123,11 +123,12 @@ impl Machine {
         let heard = |peer: &Peer| peer.is_heard(self.now, &self.timing);
         let listening = matches!(self.phase, Phase::Listening { .. });
         let short = self.deadline.is_none_or(|deadline| deadline < self.now + self.timing.lease() / 2);
-        if listening || self.leaving.is_some() || (self.lease.is_some() && short) || misses_owners {
+        let needs = self.lease.is_some() || self.needs_time;
+        if listening || self.leaving.is_some() || (needs && short) || misses_owners {
             return names(&heard).into_iter().collect();
         }
         let mut asked: BTreeSet<_> = names(&|peer| peer.doubted.is_some()).into_iter().collect();
-        if self.lease.is_some() {
+        if needs {
             // Those that act on our death.
             let mut able = names(&|peer| heard(peer) && peer.quick);
             if able.len() < 2 {
@@ -148,7 +149,8 @@ impl Machine {
     fn send_heartbeat_about(&mut self, to: &NodeName, wants_reply: bool, first: &[NodeName]) {
         let (round, slow) = (self.round, self.timing.slow_rounds());
         let Some(receiver) = self.peers.get_mut(to) else { return };
-        receiver.promised = if receiver.quick { 1 } else { slow };
+        // Who leaves speaks to all until the end, and is not missed for long.
+        receiver.promised = if receiver.quick || self.leaving.is_some() { 1 } else { slow };
         // The end of its hurry says when the next turn comes.
         if receiver.hurry == 0 && receiver.due <= round {
             receiver.due = round + u64::from(slow);
@@ -313,6 +315,28 @@ impl Machine {
             if quick && peer.promised > 1 && peer.alive {
                 self.send_heartbeat(&name, false);
             }
+        }
+    }
+
+    /// Whether what this node claims now would be held until the next round is answered.
+    pub(super) fn has_time(&self) -> bool {
+        let least = if self.is_large() { self.now + self.timing.lease() / 2 } else { self.now };
+        self.deadline.is_some_and(|deadline| least <= deadline)
+    }
+
+    /// Asks some for an answer now, not with the next round, if this node has to act and no time to.
+    pub(super) fn get_time(&mut self, view: &View) {
+        self.needs_time = self.has_to_act(view);
+        if !self.needs_time || self.has_time() || self.now < self.time_asked + self.timing.interval / 2 {
+            return;
+        }
+        self.time_asked = self.now;
+        let heard = self.peers.iter().filter(|(_, peer)| peer.is_heard(self.now, &self.timing));
+        let mut heard: Vec<_> = heard.map(|(name, peer)| (peer.heard, name.clone())).collect();
+        // Those that spoke last are there most likely.
+        heard.sort_unstable_by(|one, other| other.cmp(one));
+        for (_, name) in heard.into_iter().take(3) {
+            self.send_heartbeat(&name, true);
         }
     }
 

@@ -40,6 +40,7 @@
 //! - In a small cluster everybody hears each interval whom all others hear. In a large one, who misses an owner's words
 //!   asks all others in each of the last two intervals before it would hold the owner for dead; those
 //!   answer first of all what they heard of that owner. So here too it is enough that a third hears both.
+//! - Who owns nothing is not answered each interval either: before it claims or deals something it asks.
 //! - A member that speaks rarely is asked before something is given to it, and held for dead if it leaves that
 //!   unanswered for the takeover time.
 //! - Streams stand only from those that act on a death to the owner.
@@ -254,6 +255,9 @@ pub struct Machine {
     next_lease: LeaseId,
     /// When the set of living members, or what they may own, last changed.
     members_since: Instant,
+    /// Whether this node needs a deadline because it is to claim or deal something, and when it last asked for that.
+    needs_time: bool,
+    time_asked: Instant,
     next_stream: u64,
     /// With which of many members the next heartbeat begins.
     digest_at: usize,
@@ -336,6 +340,8 @@ impl Machine {
             lease: None,
             next_lease: LeaseId::FIRST,
             members_since: now,
+            needs_time: false,
+            time_asked: Instant::ZERO,
             next_stream: 0,
             digest_at: 0,
             dirty: true,
@@ -486,7 +492,7 @@ impl Machine {
             return;
         }
         // Whoever waited for a deadline to claim under may do so now.
-        self.dirty |= self.deadline.is_none();
+        self.dirty |= !self.has_time();
         self.deadline = Some(until);
         self.renewed |= self.lease.is_some();
     }
