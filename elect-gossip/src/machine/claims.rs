@@ -233,6 +233,8 @@ impl Machine {
         if (known && (told || waited <= now)) || in_vain <= now {
             self.phase = Phase::Settled;
             self.members_since = now;
+            // What it told to be free when it lost its lease is taken by others at this moment.
+            self.claims.orphans.clear();
             self.events.push_back(Event::Notice(Notice::Settled));
             self.dirty = true;
         } else {
@@ -281,7 +283,8 @@ impl Machine {
                     Claim::Offered { term, to } => {
                         // One to a node that is gone does not hide the one that was made for this reason.
                         let rank = |term, to: &NodeName| (term, self.may_be_given(to), to.clone());
-                        let higher = offers.get(role).is_none_or(|it| rank(it.term, &it.to) < rank(*term, to));
+                        let higher =
+                            offers.get(role).is_none_or(|it| rank(it.term, &it.to) < rank(*term, to));
                         if higher && *term >= self.claims.term(role) {
                             let since = self.now;
                             offers.insert(role.clone(), Offer { term: *term, to: to.clone(), since });

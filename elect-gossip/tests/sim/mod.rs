@@ -5,6 +5,7 @@
 #![expect(unreachable_pub, reason = "a module of several test programs and examples")]
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
+pub mod large;
 pub mod stories;
 
 use std::collections::{BTreeMap, BTreeSet};
