@@ -23,8 +23,8 @@ pub struct Config {
     /// The address at which the others reach this node; `None` takes [`bind`](Self::bind), which must then name
     /// an address.
     pub advertise: Option<SocketAddr>,
-    /// Nodes to join. It does no harm if this node is among them, so that all can have the same list.
-    pub seeds: Vec<SocketAddr>,
+    /// Where to find nodes to join. It does no harm if this node is among them, so that all can have the same list.
+    pub seeds: Vec<Seed>,
     /// The cluster's secret.
     pub keys: Keyring,
     /// How fast.
@@ -37,10 +37,10 @@ impl Config {
         Self { node: node.into(), bind, advertise: None, seeds: Vec::new(), keys, timing: Timing::default() }
     }
 
-    /// The same node that joins through `seeds`.
+    /// The same node that joins through `seeds`: [`Seed`]s, or addresses.
     #[must_use]
-    pub fn with_seeds(self, seeds: impl IntoIterator<Item = SocketAddr>) -> Self {
-        Self { seeds: seeds.into_iter().collect(), ..self }
+    pub fn with_seeds<S: Into<Seed>>(self, seeds: impl IntoIterator<Item = S>) -> Self {
+        Self { seeds: seeds.into_iter().map(Into::into).collect(), ..self }
     }
 
     /// The same node with this timing. All nodes of a cluster must have the same.
@@ -62,6 +62,87 @@ impl Config {
         }
         self.timing.validate()
     }
+}
+
+/// Where a node looks for others: `ADDRESS:PORT`, `HOST:PORT`, or the address and port of a multicast group.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Seed {
+    /// A node's address. Or a group's, IPv4 or IPv6: it is joined on the interface of [`Config::bind`], in IPv6 on
+    /// the one that the scope of the address names, and all in it meet each other.
+    Address(SocketAddr),
+    /// A name in the DNS. All its addresses are seeds; it is resolved again and again.
+    Name {
+        /// The host's name.
+        host: String,
+        /// The port of each of its addresses.
+        port: u16,
+    },
+}
+
+impl FromStr for Seed {
+    type Err = SeedError;
+
+    fn from_str(text: &str) -> Result<Self, SeedError> {
+        if let Ok(address) = text.parse::<SocketAddr>() {
+            return if address.port() == 0 { Err(SeedError::Port) } else { Ok(Self::Address(address)) };
+        }
+        if text.contains('%') {
+            return Err(SeedError::Scope);
+        }
+        if text.starts_with('[') || text.matches(':').count() > 1 {
+            return Err(SeedError::Address);
+        }
+        let (host, port) = text.split_once(':').ok_or(SeedError::Port)?;
+        let port = port.parse().ok().filter(|port| *port != 0).ok_or(SeedError::Port)?;
+        let known = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+        // The last label of a name is never a number: that would be an address.
+        let last = host.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
+        let number = last.bytes().all(|byte| byte.is_ascii_digit());
+        if host.len() > 253 || number || !host.bytes().all(known) {
+            return Err(SeedError::Host);
+        }
+        Ok(Self::Name { host: host.to_owned(), port })
+    }
+}
+
+impl fmt::Display for Seed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Name { host, port } => write!(f, "{host}:{port}"),
+        }
+    }
+}
+
+impl From<SocketAddr> for Seed {
+    fn from(address: SocketAddr) -> Self {
+        Self::Address(address)
+    }
+}
+
+/// The text is no seed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SeedError {
+    /// It has no port, or one that is none.
+    #[error(
+        "a seed ends in a colon and a port from 1 to 65535, as in 192.0.2.1:7946 or gossip.example.org:7946"
+    )]
+    Port,
+    /// It is neither an address nor a name.
+    #[error(
+        "neither an address nor the name of a host: write 192.0.2.1:7946, [2001:db8::1]:7946 or gossip.example.org:7946"
+    )]
+    Host,
+    /// It looks like an IPv6 address, and is none.
+    #[error("no IPv6 address with a port: write [2001:db8::1]:7946")]
+    Address,
+    /// The scope of the address is not a number.
+    #[error(
+        "the scope of an address is the number of an interface, as `ip link` tells it: write [ff02::1ab%2]:7946"
+    )]
+    Scope,
 }
 
 /// How fast the nodes notice a death, and how careful they are about it.
@@ -265,6 +346,16 @@ pub enum BuildError {
         /// What the system says.
         source: std::io::Error,
     },
+    /// A multicast group that is a seed cannot be joined.
+    #[error("cannot join the multicast group {group} on the interface of {bind}")]
+    Join {
+        /// The group.
+        group: SocketAddr,
+        /// Where this node listens.
+        bind: SocketAddr,
+        /// What the system says.
+        source: std::io::Error,
+    },
     /// The system has no randomness to give.
     #[error("the system's source of randomness failed")]
     Randomness {
@@ -286,6 +377,36 @@ mod tests {
         for bad in ["", "00", &text[1..], &text.replace("00", "0x"), &text.replace("00", "+1"), "ä"] {
             let parsed = bad.parse::<ClusterKey>();
             assert!(parsed.is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_seed_is_an_address_a_name_or_a_group() {
+        for text in ["192.0.2.1:7946", "[2001:db8::1]:7946", "239.1.2.3:7946", "[ff02::1ab%2]:7946"] {
+            assert_eq!(text.parse(), Ok(Seed::Address(text.parse().unwrap())));
+            assert_eq!(text.parse::<Seed>().unwrap().to_string(), text);
+        }
+        for text in ["gossip.example.org:7946", "n1:1", "a_b-c.lan.:65535"] {
+            assert!(matches!(text.parse(), Ok(Seed::Name { .. })), "{text}");
+            assert_eq!(text.parse::<Seed>().unwrap().to_string(), text);
+        }
+        for (text, error) in [
+            ("", SeedError::Port),
+            ("n1", SeedError::Port),
+            ("n1:", SeedError::Port),
+            ("n1:0", SeedError::Port),
+            ("n1:65536", SeedError::Port),
+            ("192.0.2.1:0", SeedError::Port),
+            (":7946", SeedError::Host),
+            ("192.0.2.256:7946", SeedError::Host),
+            ("192.0.2:7946", SeedError::Host),
+            ("n 1:7946", SeedError::Host),
+            ("http://n1:7946", SeedError::Address),
+            ("2001:db8::1:7946", SeedError::Address),
+            ("[2001:db8::1]", SeedError::Address),
+            ("[ff02::1%eth0]:7946", SeedError::Scope),
+        ] {
+            assert_eq!(text.parse::<Seed>(), Err(error), "{text}");
         }
     }
 

@@ -20,7 +20,7 @@ fn fifty_nodes_have_one_owner_each_whatever_happens() {
     thread::scope(|scope| {
         for first in 0..threads {
             scope.spawn(move || {
-                (0..LARGE).skip(first).step_by(threads).for_each(|seed| large::tell(seed, false))
+                (0..LARGE).skip(first).step_by(threads).for_each(|seed| large::tell(seed, false));
             });
         }
     });

@@ -46,8 +46,9 @@ impl Machine {
         self.next_round =
             if late > timing.interval { now + timing.interval } else { self.next_round + timing.interval };
 
-        let missed = self.missed_owners();
-        let asked = self.asked_to_reply(!missed.is_empty());
+        let missed = self.missed_owners(timing.interval * 2);
+        let last_chance = !self.missed_owners(timing.interval).is_empty();
+        let asked = self.asked_to_reply(!missed.is_empty(), last_chance);
         let names: Vec<_> = self.peers.keys().cloned().collect();
         for name in names {
             let asked = asked.contains(&name);
@@ -70,7 +71,7 @@ impl Machine {
     /// Whether it is the turn of `name` in this round.
     fn take_turn(&mut self, name: &NodeName) -> bool {
         let (now, round, slow) = (self.now, self.round, self.timing.slow_rounds());
-        let everybody = self.leaving.is_some() || matches!(self.phase, Phase::Listening { .. });
+        let everybody = self.leaving.is_some();
         let Some(peer) = self.peers.get_mut(name).filter(|peer| peer.session.is_some()) else { return false };
         if !peer.alive && now >= peer.since + CALL_FOR {
             return round.is_multiple_of(CALL_EVERY);
@@ -91,44 +92,47 @@ impl Machine {
 
     /// Tells of the seeds that nobody was met at: their addresses may be wrong.
     fn doubt_seeds(&mut self) {
-        let met = |seed: &std::net::SocketAddr| {
-            self.peers.values().any(|peer| peer.session.is_some() && peer.address == Some(*seed))
-        };
-        self.unmet.retain(|seed| !met(seed));
-        if self.now >= self.started + SEED_ANSWERS {
-            for seed in &self.unmet {
-                self.troubles.silent_seed(self.now, *seed);
+        let anybody = self.peers.values().any(|peer| peer.session.is_some());
+        let unmet = self.seeds.iter().filter_map(|(seed, since)| Some((*seed, (*since)?)));
+        for (seed, since) in unmet.collect::<Vec<_>>() {
+            if self.has_met(seed) || (seed.ip().is_multicast() && anybody) {
+                self.seeds.insert(seed, None);
+            } else if since + SEED_ANSWERS <= self.now {
+                self.troubles.silent_seed(self.now, seed);
             }
         }
     }
 
-    /// The owners on whose death this node acts, and whose words have failed to come. In a small cluster everybody says
+    /// The owners on whose death this node acts, and that would be dead `within` that time. In a small cluster everybody says
     /// in time what it heard of them; in a large one it is asked.
-    fn missed_owners(&self) -> Vec<NodeName> {
+    fn missed_owners(&self, within: Duration) -> Vec<NodeName> {
         if !self.is_large() {
             return Vec::new();
         }
-        let soon = self.now + self.timing.interval * 2;
+        let soon = self.now + within;
         let missed = |peer: &Peer| peer.alive && peer.watched && peer.dies_at(&self.timing) <= soon;
         self.peers.iter().filter(|(_, peer)| missed(peer)).map(|(name, _)| name.clone()).collect()
     }
 
     /// Who is asked to answer this round at once. An owner needs an answer to keep its lease: two of many are
     /// enough, in turn; all, if it has had none for a while, or if it has to learn the terms.
-    fn asked_to_reply(&self, misses_owners: bool) -> BTreeSet<NodeName> {
+    fn asked_to_reply(&self, misses_owners: bool, last_chance: bool) -> BTreeSet<NodeName> {
         let names = |wanted: &dyn Fn(&Peer) -> bool| {
             let wanted = self.peers.iter().filter(|(_, peer)| wanted(peer));
             wanted.map(|(name, _)| name.clone()).collect::<Vec<_>>()
         };
         let heard = |peer: &Peer| peer.is_heard(self.now, &self.timing);
-        let listening = matches!(self.phase, Phase::Listening { .. });
         let short = self.deadline.is_none_or(|deadline| deadline < self.now + self.timing.lease() / 2);
         let needs = self.lease.is_some() || self.needs_time;
-        if listening || self.leaving.is_some() || (needs && short) || misses_owners {
+        if self.leaving.is_some() || (needs && short) || last_chance {
             return names(&heard).into_iter().collect();
         }
         let mut asked: BTreeSet<_> = names(&|peer| peer.doubted.is_some()).into_iter().collect();
-        if needs {
+        if let Phase::Listening { round, .. } = self.phase {
+            // In a large cluster once is enough: many may begin at the same time.
+            asked.extend(names(&|peer| heard(peer) && (peer.quick || peer.echoed < round)));
+        }
+        if needs || misses_owners {
             // Those that act on our death.
             let mut able = names(&|peer| heard(peer) && peer.quick);
             if able.len() < 2 {

@@ -38,7 +38,7 @@
 //! - An answer comes at once, whatever the rate. So a lease is renewed within a round trip, by two of those that act on
 //!   the owner's death, in turn. All are asked if too few answer.
 //! - In a small cluster everybody hears each interval whom all others hear. In a large one, who misses an owner's words
-//!   asks all others in each of the last two intervals before it would hold the owner for dead; those
+//!   asks two others two intervals before it would hold the owner for dead, and all of them one interval before; those
 //!   answer first of all what they heard of that owner. So here too it is enough that a third hears both.
 //! - Who owns nothing is not answered each interval either: before it claims or deals something it asks.
 //! - A member that speaks rarely is asked before something is given to it, and held for dead if it leaves that
@@ -58,7 +58,7 @@ mod table;
 mod tests;
 mod troubles;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -74,7 +74,7 @@ use self::membership::{Id, Membership, Word};
 use self::peer::{Peer, Rival, Stream};
 use self::table::Table;
 use self::troubles::Troubles;
-use crate::config::{BuildError, Config, Keyring, Timing};
+use crate::config::{BuildError, Config, Keyring, Seed, Timing};
 use crate::wire::{Boot, Entries, Message, Meta, Packet, Sealer};
 
 /// What the machine takes in.
@@ -101,6 +101,15 @@ pub enum Input<'i> {
     Hardware(BTreeMap<InterfaceName, [u8; 6]>),
     /// The keys to use from now on.
     Keys(Keyring),
+    /// The addresses, of nodes and groups, at which to look for others from now on.
+    Seeds(&'i [SocketAddr]),
+    /// A seed's name could not be resolved.
+    Unresolved {
+        /// The seed.
+        seed: &'i str,
+        /// What the resolver says.
+        why: &'i str,
+    },
     /// Give everything away and say good-bye; [`Event::Left`] follows within a bound.
     Leave,
 }
@@ -224,10 +233,11 @@ pub struct Counters {
 pub struct Machine {
     me: NodeName,
     boot: Boot,
-    seeds: Vec<SocketAddr>,
-    /// Those that no member was met at yet.
-    unmet: BTreeSet<SocketAddr>,
-    started: Instant,
+    address: SocketAddr,
+    /// Those that no member was met at yet have the time since which they are greeted.
+    seeds: BTreeMap<SocketAddr, Option<Instant>>,
+    /// When groups were last greeted.
+    called: Instant,
     timing: Timing,
     sealer: Sealer,
     sequence: u64,
@@ -312,17 +322,20 @@ impl Machine {
         let membership = Membership::new(id, &config.timing, ChaCha8Rng::from_seed(rng.random()));
         let mut table = Table::default();
         table.set_meta(Meta::default());
-        let seeds: Vec<_> = config.seeds.iter().copied().filter(|seed| *seed != address).collect();
-        Ok(Self {
+        let seeds = config.seeds.iter().filter_map(|seed| match seed {
+            Seed::Address(address) => Some(*address),
+            // The driver resolves it.
+            Seed::Name { .. } => None,
+        });
+        let mut machine = Self {
             me: config.node.clone(),
             boot,
-            unmet: seeds.iter().copied().collect(),
-            seeds,
-            started: now,
+            address,
+            seeds: BTreeMap::new(),
+            called: Instant::ZERO,
             timing: config.timing,
             sealer: Sealer::new(&config.keys),
             sequence: 0,
-            rng,
             now,
             peers: BTreeMap::new(),
             rival: None,
@@ -343,14 +356,18 @@ impl Machine {
             needs_time: false,
             time_asked: Instant::ZERO,
             next_stream: 0,
-            digest_at: 0,
+            // Not all begin with the same one: what one leaves out, another one tells.
+            digest_at: rng.random::<u16>().into(),
+            rng,
             dirty: true,
             renewed: false,
             ownership: Arc::default(),
             outputs: VecDeque::new(),
             events: VecDeque::new(),
             counters: Counters::default(),
-        })
+        };
+        machine.set_seeds(seeds);
+        Ok(machine)
     }
 
     /// Takes `input` in, at `now`.
@@ -368,6 +385,8 @@ impl Machine {
                 self.dirty = true;
             }
             Input::Keys(keys) => self.sealer = Sealer::new(&keys),
+            Input::Seeds(seeds) => self.set_seeds(seeds.iter().copied()),
+            Input::Unresolved { seed, why } => self.troubles.unresolved(self.now, seed, why),
             Input::Leave => {
                 if self.leaving.is_none() {
                     self.leaving = Some(Leaving { until: self.now + self.leave_bound(), left: false });
@@ -442,6 +461,11 @@ impl Machine {
     /// What was received and sent.
     pub fn counters(&self) -> Counters {
         Counters { membership_errors: self.membership.errors, ..self.counters }
+    }
+
+    /// Whether a member is there whose address this is.
+    pub fn has_met(&self, address: SocketAddr) -> bool {
+        self.peers.values().any(|peer| peer.session.is_some() && peer.address == Some(address))
     }
 
     /// Who owns what, as last passed on.
@@ -548,9 +572,10 @@ impl Machine {
                 Word::Up(id) if id.node != self.me => {
                     let peer = self.peers.entry(id.node.clone()).or_default();
                     if peer.address.is_none() {
-                        peer.address = Some(id.address);
+                        let address = on_link_of(self.address, id.address);
+                        peer.address = Some(address);
                         peer.since = self.now;
-                        self.greet(id.address, &id.node);
+                        self.greet(address, &id.node);
                     }
                 }
                 Word::Up(_) => {}
@@ -609,4 +634,15 @@ impl Machine {
             self.outputs.push_back(Output::Datagram { to, bytes });
         }
     }
+}
+
+/// An address as it is reached from here: a link-local one has another scope on each host, which nobody is told.
+fn on_link_of(ours: SocketAddr, mut address: SocketAddr) -> SocketAddr {
+    if let (SocketAddr::V6(ours), SocketAddr::V6(theirs)) = (ours, &mut address)
+        && theirs.ip().is_unicast_link_local()
+        && theirs.scope_id() == 0
+    {
+        theirs.set_scope_id(ours.scope_id());
+    }
+    address
 }

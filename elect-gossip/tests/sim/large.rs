@@ -166,8 +166,8 @@ impl Story {
             self.sim.run(span);
         }
         self.calm("after a rolling restart");
-        for role in self.roles[..4].to_vec() {
-            let gap = self.sim.gaps.get(&role).copied().unwrap_or_default();
+        for role in &self.roles[..4] {
+            let gap = self.sim.gaps.get(role).copied().unwrap_or_default();
             let most = self.sim.timing.interval * 5;
             assert!(gap <= most, "rolling: nobody owned {role} for {gap:?}\n  {}", self.reproduce());
         }
