@@ -7,6 +7,8 @@ use std::str::FromStr;
 use lbcore::id::NodeName;
 use lbcore::time::Duration;
 
+use crate::wire::MAX_PROMISE;
+
 /// The longest node name, in bytes: what Kubernetes allows.
 pub const MAX_NODE_NAME: usize = 253;
 
@@ -21,8 +23,8 @@ pub struct Config {
     /// The address at which the others reach this node; `None` takes [`bind`](Self::bind), which must then name
     /// an address.
     pub advertise: Option<SocketAddr>,
-    /// Nodes to join. It does no harm if this node is among them, so that all can have the same list.
-    pub seeds: Vec<SocketAddr>,
+    /// Where to find nodes to join. It does no harm if this node is among them, so that all can have the same list.
+    pub seeds: Vec<Seed>,
     /// The cluster's secret.
     pub keys: Keyring,
     /// How fast.
@@ -35,10 +37,10 @@ impl Config {
         Self { node: node.into(), bind, advertise: None, seeds: Vec::new(), keys, timing: Timing::default() }
     }
 
-    /// The same node that joins through `seeds`.
+    /// The same node that joins through `seeds`: [`Seed`]s, or addresses.
     #[must_use]
-    pub fn with_seeds(self, seeds: impl IntoIterator<Item = SocketAddr>) -> Self {
-        Self { seeds: seeds.into_iter().collect(), ..self }
+    pub fn with_seeds<S: Into<Seed>>(self, seeds: impl IntoIterator<Item = S>) -> Self {
+        Self { seeds: seeds.into_iter().map(Into::into).collect(), ..self }
     }
 
     /// The same node with this timing. All nodes of a cluster must have the same.
@@ -62,6 +64,87 @@ impl Config {
     }
 }
 
+/// Where a node looks for others: `ADDRESS:PORT`, `HOST:PORT`, or the address and port of a multicast group.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Seed {
+    /// A node's address. Or a group's, IPv4 or IPv6: it is joined on the interface of [`Config::bind`], in IPv6 on
+    /// the one that the scope of the address names, and all in it meet each other.
+    Address(SocketAddr),
+    /// A name in the DNS. All its addresses are seeds; it is resolved again and again.
+    Name {
+        /// The host's name.
+        host: String,
+        /// The port of each of its addresses.
+        port: u16,
+    },
+}
+
+impl FromStr for Seed {
+    type Err = SeedError;
+
+    fn from_str(text: &str) -> Result<Self, SeedError> {
+        if let Ok(address) = text.parse::<SocketAddr>() {
+            return if address.port() == 0 { Err(SeedError::Port) } else { Ok(Self::Address(address)) };
+        }
+        if text.contains('%') {
+            return Err(SeedError::Scope);
+        }
+        if text.starts_with('[') || text.matches(':').count() > 1 {
+            return Err(SeedError::Address);
+        }
+        let (host, port) = text.split_once(':').ok_or(SeedError::Port)?;
+        let port = port.parse().ok().filter(|port| *port != 0).ok_or(SeedError::Port)?;
+        let known = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+        // The last label of a name is never a number: that would be an address.
+        let last = host.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
+        let number = last.bytes().all(|byte| byte.is_ascii_digit());
+        if host.len() > 253 || number || !host.bytes().all(known) {
+            return Err(SeedError::Host);
+        }
+        Ok(Self::Name { host: host.to_owned(), port })
+    }
+}
+
+impl fmt::Display for Seed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Name { host, port } => write!(f, "{host}:{port}"),
+        }
+    }
+}
+
+impl From<SocketAddr> for Seed {
+    fn from(address: SocketAddr) -> Self {
+        Self::Address(address)
+    }
+}
+
+/// The text is no seed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SeedError {
+    /// It has no port, or one that is none.
+    #[error(
+        "a seed ends in a colon and a port from 1 to 65535, as in 192.0.2.1:7946 or gossip.example.org:7946"
+    )]
+    Port,
+    /// It is neither an address nor a name.
+    #[error(
+        "neither an address nor the name of a host: write 192.0.2.1:7946, [2001:db8::1]:7946 or gossip.example.org:7946"
+    )]
+    Host,
+    /// It looks like an IPv6 address, and is none.
+    #[error("no IPv6 address with a port: write [2001:db8::1]:7946")]
+    Address,
+    /// The scope of the address is not a number.
+    #[error(
+        "the scope of an address is the number of an interface, as `ip link` tells it: write [ff02::1ab%2]:7946"
+    )]
+    Scope,
+}
+
 /// How fast the nodes notice a death, and how careful they are about it.
 ///
 /// All nodes of a cluster must agree: a node that waits less than the others' lease would make a second owner.
@@ -77,6 +160,11 @@ pub struct Timing {
     /// Time between an owner falling silent and its telling the successor, for the announcers of this node to hear
     /// of it first. Below the interval.
     pub handover_pause: Duration,
+    /// In a cluster of more members than this a node sends heartbeats each [`interval`](Self::interval) only to those
+    /// that would act on its death, and to all others each [`slow_interval`](Self::slow_interval).
+    pub all_pairs: usize,
+    /// Time between two heartbeats to those. From the interval to a hundred times that.
+    pub slow_interval: Duration,
     /// How long the membership must be unchanged before a living owner gives up a role only to even the load or
     /// for another's preference.
     pub rebalance_after: Duration,
@@ -92,6 +180,8 @@ impl Timing {
             missed,
             margin: interval / 2,
             handover_pause: (interval / 5).min(Duration::from_millis(2)),
+            all_pairs: 16,
+            slow_interval: Duration::from_millis(500).clamp(interval, interval * u32::from(MAX_PROMISE)),
             rebalance_after: Duration::from_millis(500).max(interval * 10),
             forget_after: Duration::from_secs(3600),
         }
@@ -112,6 +202,17 @@ impl Timing {
         self.lease() + self.margin
     }
 
+    /// How long after its last word a node is held for dead that promised to speak again after so many intervals.
+    pub(crate) fn patience(&self, promise: u8) -> Duration {
+        self.takeover() + self.interval * u32::from(promise.saturating_sub(1))
+    }
+
+    /// Each how many rounds those are spoken to that need not hear each.
+    pub(crate) fn slow_rounds(&self) -> u8 {
+        let rounds = self.slow_interval.as_nanos() / self.interval.as_nanos().max(1);
+        u8::try_from(rounds).unwrap_or(MAX_PROMISE).clamp(1, MAX_PROMISE)
+    }
+
     fn validate(&self) -> Result<(), BuildError> {
         let wrong = |what: &'static str| Err(BuildError::Timing { what });
         if !(Duration::from_millis(5)..=Duration::from_secs(10)).contains(&self.interval) {
@@ -125,6 +226,9 @@ impl Timing {
         }
         if self.handover_pause >= self.interval {
             return wrong("handover_pause must be below the interval");
+        }
+        if self.slow_interval < self.interval || self.slow_interval > self.interval * u32::from(MAX_PROMISE) {
+            return wrong("slow_interval must be from the interval to a hundred times that");
         }
         if self.forget_after < self.takeover() {
             return wrong("forget_after must not be below the takeover time");
@@ -242,6 +346,16 @@ pub enum BuildError {
         /// What the system says.
         source: std::io::Error,
     },
+    /// A multicast group that is a seed cannot be joined.
+    #[error("cannot join the multicast group {group} on the interface of {bind}")]
+    Join {
+        /// The group.
+        group: SocketAddr,
+        /// Where this node listens.
+        bind: SocketAddr,
+        /// What the system says.
+        source: std::io::Error,
+    },
     /// The system has no randomness to give.
     #[error("the system's source of randomness failed")]
     Randomness {
@@ -267,12 +381,48 @@ mod tests {
     }
 
     #[test]
+    fn a_seed_is_an_address_a_name_or_a_group() {
+        for text in ["192.0.2.1:7946", "[2001:db8::1]:7946", "239.1.2.3:7946", "[ff02::1ab%2]:7946"] {
+            assert_eq!(text.parse(), Ok(Seed::Address(text.parse().unwrap())));
+            assert_eq!(text.parse::<Seed>().unwrap().to_string(), text);
+        }
+        for text in ["gossip.example.org:7946", "n1:1", "a_b-c.lan.:65535"] {
+            assert!(matches!(text.parse(), Ok(Seed::Name { .. })), "{text}");
+            assert_eq!(text.parse::<Seed>().unwrap().to_string(), text);
+        }
+        for (text, error) in [
+            ("", SeedError::Port),
+            ("n1", SeedError::Port),
+            ("n1:", SeedError::Port),
+            ("n1:0", SeedError::Port),
+            ("n1:65536", SeedError::Port),
+            ("192.0.2.1:0", SeedError::Port),
+            (":7946", SeedError::Host),
+            ("192.0.2.256:7946", SeedError::Host),
+            ("192.0.2:7946", SeedError::Host),
+            ("n 1:7946", SeedError::Host),
+            ("http://n1:7946", SeedError::Address),
+            ("2001:db8::1:7946", SeedError::Address),
+            ("[2001:db8::1]", SeedError::Address),
+            ("[ff02::1%eth0]:7946", SeedError::Scope),
+        ] {
+            assert_eq!(text.parse::<Seed>(), Err(error), "{text}");
+        }
+    }
+
+    #[test]
     fn the_defaults_are_sound_and_contradictions_are_refused() {
         for good in [Timing::default(), Timing::tuned(), Timing::new(Duration::from_millis(5), 3)] {
             good.validate().unwrap();
         }
         assert_eq!(Timing::default().takeover(), Duration::from_millis(225));
         assert_eq!(Timing::tuned().takeover(), Duration::from_millis(70));
+        assert_eq!(Timing::default().slow_rounds(), 10);
+        assert_eq!(Timing::tuned().slow_rounds(), 25);
+        let slow = Timing::new(Duration::from_secs(10), 3);
+        slow.validate().unwrap();
+        assert_eq!(slow.slow_rounds(), 1);
+        assert_eq!(Timing::default().patience(10), Duration::from_millis(225 + 450));
         let bad = |change: &dyn Fn(&mut Timing)| {
             let mut timing = Timing::default();
             change(&mut timing);
@@ -283,6 +433,8 @@ mod tests {
         assert!(bad(&|t| t.margin = Duration::ZERO).contains("margin must be at least"));
         assert!(bad(&|t| t.margin = Duration::from_secs(1)).contains("at most the lease"));
         assert!(bad(&|t| t.handover_pause = t.interval).contains("handover_pause"));
+        assert!(bad(&|t| t.slow_interval = t.interval / 2).contains("slow_interval"));
+        assert!(bad(&|t| t.slow_interval = t.interval * 101).contains("slow_interval"));
         assert!(bad(&|t| t.forget_after = Duration::ZERO).contains("forget_after"));
     }
 }

@@ -18,6 +18,7 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use crate::config::{BuildError, Config};
 use crate::elector::{Attachment, GossipElector};
+use crate::joins::{Groups, Names, Resolve, SystemResolver};
 use crate::machine::{Input, Machine, Notice, Output, StreamEvent};
 use crate::wire::MAX_DATAGRAM;
 
@@ -59,9 +60,11 @@ impl GossipElector {
         let mut seed = [0; 32];
         getrandom::fill(&mut seed)
             .map_err(|error| BuildError::Randomness { source: io::Error::other(error.to_string()) })?;
+        let groups = Groups::join(&socket, bound, &config.seeds)?;
+        let names = Names::new(&config.seeds, Arc::new(SystemResolver));
         let machine = Machine::new(config, address, seed, clock.now())?;
         let (elector, attachment) = Self::detached();
-        Ok((elector, Driver { attachment, machine, socket, listener, address, clock }))
+        Ok((elector, Driver { attachment, machine, socket, listener, groups, names, address, clock }))
     }
 }
 
@@ -116,6 +119,8 @@ pub struct Driver {
     machine: Machine,
     socket: StdSocket,
     listener: StdListener,
+    groups: Groups,
+    names: Names,
     address: SocketAddr,
     clock: Arc<dyn Clock>,
 }
@@ -144,6 +149,13 @@ impl Driver {
         self.address
     }
 
+    /// The same, with another way to resolve the names of seeds than the system's.
+    #[must_use]
+    pub fn with_resolver(mut self, resolver: Arc<dyn Resolve>) -> Self {
+        self.names.resolver = resolver;
+        self
+    }
+
     /// Takes part in the election until `stop` resolves.
     ///
     /// With [`Stop::Withdraw`] it gives every role away, tells the others, and returns as soon as they know, within
@@ -157,10 +169,11 @@ impl Driver {
     /// Dropping the future is like a crash of the process: the handle owns nothing from that moment, and the others
     /// notice at once.
     pub async fn run(self, stop: impl Future<Output = Stop>) -> Result<(), DriverError> {
-        let Self { attachment, mut machine, socket, listener, clock, .. } = self;
+        let Self { attachment, mut machine, socket, listener, groups, mut names, clock, .. } = self;
         let register = |source| DriverError::Register { source };
         let socket = UdpSocket::from_std(socket).map_err(register)?;
         let listener = TcpListener::from_std(listener).map_err(register)?;
+        let groups = groups.register().map_err(register)?;
         let mut streams = Streams::default();
         // Last, so that it is dropped first.
         let mut attachment = attachment;
@@ -170,6 +183,9 @@ impl Driver {
         let mut buffer = [0; MAX_DATAGRAM + 1];
         loop {
             let now = clock.now();
+            groups.receive(BATCH, &mut buffer, |from, bytes| {
+                machine.handle(now, Input::Datagram { from, bytes });
+            });
             for _ in 0..BATCH {
                 match socket.try_recv_from(&mut buffer) {
                     Ok((length, from)) => {
@@ -190,6 +206,7 @@ impl Driver {
                 machine.handle(now, Input::Stream { stream, event });
             }
             attachment.feed(&mut machine, now);
+            names.tend(&mut machine, now);
             // What has arrived is known: now it can be said who was not heard.
             if machine.poll_timeout() <= now {
                 machine.handle_timeout(now);
@@ -210,7 +227,8 @@ impl Driver {
                 attachment.count(&machine);
                 return Ok(());
             }
-            let until = bound.map_or(machine.poll_timeout(), |bound| machine.poll_timeout().min(bound));
+            let until = machine.poll_timeout().min(names.poll_timeout());
+            let until = bound.map_or(until, |bound| until.min(bound));
             tokio::select! {
                 how = &mut stop, if bound.is_none() => {
                     if how == Stop::Preserve {
@@ -220,6 +238,8 @@ impl Driver {
                     bound = Some(now + machine.leave_bound() * 2);
                     machine.handle(now, Input::Leave);
                 }
+                () = groups.readable() => {}
+                () = names.answered() => {}
                 ready = socket.readable() => ready.map_err(|source| DriverError::Socket { source })?,
                 accepted = listener.accept() => {
                     match accepted {

@@ -92,7 +92,7 @@ impl LeaderElector for GossipElector {
     }
 
     /// `NodeNamesUnique` and `KeyShared`, while another node has a name that is taken, or another key; `SeedsReachable`,
-    /// while nobody was ever met at a seed.
+    /// while nobody was ever met at a seed, or its name cannot be resolved.
     fn conditions(&self) -> watch::Receiver<Vec<Condition>> {
         self.shared.conditions.subscribe()
     }

@@ -5,10 +5,14 @@ mod config;
 #[cfg(feature = "tokio")]
 mod driver;
 mod elector;
+#[cfg(feature = "tokio")]
+mod joins;
 pub mod machine;
 pub mod wire;
 
-pub use config::{BuildError, ClusterKey, Config, KeyError, Keyring, MAX_NODE_NAME, Timing};
+pub use config::{BuildError, ClusterKey, Config, KeyError, Keyring, MAX_NODE_NAME, Seed, SeedError, Timing};
 #[cfg(feature = "tokio")]
 pub use driver::{Driver, DriverError};
 pub use elector::{Attachment, GossipElector};
+#[cfg(feature = "tokio")]
+pub use joins::{Resolve, SystemResolver};

@@ -1,10 +1,11 @@
-//! What becomes of claims where two nodes have one, and where one is handed over.
+//! What becomes of claims where two nodes have one, where one is handed over, and where not all hear each other; and how
+//! nodes find each other.
 
 #[expect(dead_code, reason = "shared with the simulation, which uses all of it")]
 mod sim;
 
 use elect_gossip::Timing;
-use lbcore::elect::{Bid, Term};
+use lbcore::elect::{Bid, LeaderElector, Term};
 use lbcore::time::Duration;
 use sim::{Net, Sim, addresses};
 
@@ -54,5 +55,65 @@ fn a_successor_is_told_only_when_the_announcers_have_had_time_to_fall_silent() {
             let silent = gaps.get(&role).copied().unwrap_or_default();
             assert!(silent >= timing.handover_pause, "seed {seed}: {role} was silent for {silent:?}");
         }
+    }
+}
+
+#[test]
+fn in_a_large_cluster_it_is_enough_that_a_third_hears_both() {
+    for seed in 0..10 {
+        let mut sim = Sim::new(seed, 20, Timing::default(), Net::calm());
+        let roles = addresses(1);
+        sim.bid_all(&roles);
+        sim.run(Duration::from_secs(5));
+        sim.assert_settled("at first");
+        let owner = sim.holders(&roles[0])[0];
+        // The dealer, and some who would take over, hear nothing from the owner any more, and it hears them.
+        let deaf: Vec<_> = (0..20).filter(|node| *node != owner).take(6).collect();
+        for node in &deaf {
+            sim.cut_one_way(owner, *node);
+        }
+        sim.moves = 0;
+        sim.take_gaps();
+        sim.run(Duration::from_secs(10));
+        assert_eq!((sim.holders(&roles[0]), sim.moves), (vec![owner], 0), "seed {seed}");
+        assert!(sim.take_gaps().is_empty(), "seed {seed}");
+        let name = &sim.nodes[owner].name;
+        for node in deaf {
+            assert!(sim.ownership(node).members.contains_key(name), "seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn in_a_large_cluster_few_words_are_enough() {
+    let mut sim = Sim::new(1, 20, Timing::default(), Net::calm());
+    let roles = addresses(2);
+    sim.bid_all(&roles);
+    sim.run(Duration::from_secs(5));
+    let sent = |sim: &Sim| (0..20).map(|node| sim.counters(node).sent).sum::<u64>();
+    let (before, streams) = (sent(&sim), sim.streams());
+    sim.run(Duration::from_secs(10));
+    // Two owners speak to 19 others twenty times a second and are answered by two; all others twice a second. All pairs
+    // would be 76 000. The membership protocol says a little too.
+    let words = sent(&sim) - before;
+    assert!((11_000..22_000).contains(&words), "{words} datagrams");
+    assert_eq!(streams, 2 * 19, "each who would act on an owner's death has a stream to it");
+}
+
+#[test]
+fn halves_of_a_group_that_began_apart_find_each_other() {
+    for seed in 0..10 {
+        let mut sim = Sim::new(seed, 4, Timing::default(), Net::calm());
+        let group = "239.192.7.46:7946".parse().expect("an address");
+        sim.restart_with_seeds(&[group]);
+        sim.cut_off(&[0, 1]);
+        sim.run(Duration::from_secs(20));
+        assert!((0..4).all(|node| sim.ownership(node).members.len() == 2), "seed {seed}");
+        sim.heal_all();
+        let before = sim.calls;
+        sim.run(Duration::from_secs(15));
+        assert!((0..4).all(|node| sim.ownership(node).members.len() == 4), "seed {seed}");
+        assert!(sim.calls - before <= 8, "seed {seed}: {} greetings to the group", sim.calls - before);
+        assert!(sim.nodes.iter().all(|node| node.elector.conditions().borrow().is_empty()), "seed {seed}");
     }
 }

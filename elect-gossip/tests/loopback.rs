@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
 
-use elect_gossip::{BuildError, ClusterKey, Config, Driver, GossipElector, Keyring, Timing};
+use elect_gossip::{BuildError, ClusterKey, Config, Driver, GossipElector, Keyring, Resolve, Seed, Timing};
 use lbcore::announce::Stop;
-use lbcore::elect::{Bid, Candidacy, LeaderElector, Ownership};
+use lbcore::condition::Condition;
+use lbcore::elect::{Bid, Candidacy, LeaderElector, Ownership, Renewals};
 use lbcore::id::{NodeName, Role};
 use lbcore::time::Duration;
 use tokio::io::AsyncReadExt;
@@ -107,6 +109,108 @@ async fn three_nodes_elect_fail_over_and_leave() {
     while let Some(ended) = tasks.join_next().await {
         assert!(ended.is_ok() || ended.is_err_and(|error| error.is_cancelled()));
     }
+}
+
+/// A DNS that is asked to its face.
+#[derive(Debug, Default)]
+struct FakeDns {
+    answers: Mutex<BTreeMap<String, Vec<SocketAddr>>>,
+}
+
+impl Resolve for FakeDns {
+    fn resolve(
+        &self,
+        host: &str,
+        _: u16,
+    ) -> Pin<Box<dyn Future<Output = std::io::Result<Vec<SocketAddr>>> + Send>> {
+        let known = self.answers.lock().expect("nobody panicked").get(host).cloned();
+        let answer = known.ok_or_else(|| std::io::Error::other("no such host"));
+        Box::pin(async move { answer })
+    }
+}
+
+#[tokio::test]
+async fn nodes_join_by_name_as_soon_as_it_is_known() {
+    let dns = Arc::new(FakeDns::default());
+    let seed: Seed = "gossip.test:7946".parse().unwrap();
+    let named = |name| config(name, &[]).with_seeds([seed.clone()]);
+    let (one, first) = GossipElector::new(&named("n1")).unwrap();
+    let (two, second) = GossipElector::new(&named("n2")).unwrap();
+    let addresses = [&first, &second].map(Driver::address);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(first.with_resolver(dns.clone()).run(std::future::pending()));
+    tasks.spawn(second.with_resolver(dns.clone()).run(std::future::pending()));
+    let told = |told: &Vec<Condition>| told.iter().any(|it| it.reason == "NotResolved");
+    for elector in [&one, &two] {
+        let mut conditions = elector.conditions();
+        let waited = tokio::time::timeout(Duration::from_secs(60), conditions.wait_for(told)).await;
+        let message = waited.unwrap().unwrap()[0].message.clone();
+        assert!(message.contains("gossip.test:7946") && message.contains("no such host"), "{message}");
+        assert_eq!(elector.ownership().borrow().members.len(), 1);
+    }
+    // Both addresses, as of a headless service: each node finds its own among them.
+    dns.answers.lock().unwrap().insert("gossip.test".into(), addresses.to_vec());
+    let all: BTreeSet<NodeName> = ["n1", "n2"].map(NodeName::from).into();
+    for elector in [&one, &two] {
+        until(elector, "they meet", |ownership| members(ownership) == all).await;
+        let mut conditions = elector.conditions();
+        let gone = conditions.wait_for(Vec::is_empty);
+        tokio::time::timeout(Duration::from_secs(60), gone).await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn three_nodes_change_their_keys_without_losing_a_lease() {
+    let mut electors: Vec<GossipElector> = Vec::new();
+    let mut seeds = Vec::new();
+    let mut tasks = JoinSet::new();
+    for name in ["n1", "n2", "n3"] {
+        let (elector, driver) = GossipElector::new(&config(name, &seeds)).unwrap();
+        seeds.push(driver.address());
+        bid(&elector);
+        tasks.spawn(driver.run(std::future::pending()));
+        electors.push(elector);
+    }
+    let all: BTreeSet<NodeName> = ["n1", "n2", "n3"].map(NodeName::from).into();
+    let even = |ownership: &Ownership| ownership.roles.len() == 6 && owners(ownership) == all;
+    for elector in &electors {
+        until(elector, "all own something", |ownership| even(ownership)).await;
+    }
+    let owned = electors[0].ownership().borrow().roles.clone();
+    let (old, new) = (ClusterKey::new([9; 32]), ClusterKey::new([10; 32]));
+    let steps = [
+        Keyring::new(old.clone()).accepting(new.clone()),
+        Keyring::new(new.clone()).accepting(old),
+        Keyring::new(new),
+    ];
+    let longest = Timing::new(Duration::from_millis(50), 20).takeover();
+    for keys in steps {
+        // One node after the other, and each step done before the next.
+        for elector in &electors {
+            elector.set_keys(keys.clone());
+            for elector in &electors {
+                let lease = |renewals: &Renewals| renewals.0.values().copied().max();
+                let mut renewals = elector.renewals();
+                let before = lease(&renewals.borrow()).unwrap();
+                // What holds now was answered after the change.
+                let renewed =
+                    renewals.wait_for(|now| lease(now).is_some_and(|until| until > before + longest / 10));
+                tokio::time::timeout(Duration::from_secs(60), renewed).await.unwrap().unwrap();
+            }
+        }
+    }
+    for elector in &electors {
+        assert_eq!(elector.counters().leases_lost, 0);
+        assert_eq!(elector.counters().unauthentic, 0);
+        assert_eq!(elector.ownership().borrow().roles, owned, "same owners, same terms");
+    }
+    // The old key is worth nothing now.
+    let (late, driver) = GossipElector::new(&config("n4", &seeds)).unwrap();
+    tasks.spawn(driver.run(std::future::pending()));
+    let mut conditions = electors[0].conditions();
+    let refused = conditions.wait_for(|told| told.iter().any(|it| it.reason == "ForeignKey"));
+    tokio::time::timeout(Duration::from_secs(60), refused).await.unwrap().unwrap();
+    assert_eq!(late.ownership().borrow().members.len(), 1);
 }
 
 #[tokio::test]

@@ -7,9 +7,24 @@ use std::collections::BTreeMap;
 use std::thread;
 
 use lbcore::time::Duration;
-use sim::stories;
+use sim::{large, stories};
 
 const SEEDS: u64 = 200;
+
+/// Clusters of fifty.
+const LARGE: u64 = 10;
+
+#[test]
+fn fifty_nodes_have_one_owner_each_whatever_happens() {
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| {
+        for first in 0..threads {
+            scope.spawn(move || {
+                (0..LARGE).skip(first).step_by(threads).for_each(|seed| large::tell(seed, false));
+            });
+        }
+    });
+}
 
 #[test]
 fn whatever_happens_there_is_one_owner() {

@@ -141,13 +141,18 @@ impl Claims {
         self.terms.get(role).copied().unwrap_or_default()
     }
 
-    fn eligible(&self, role: &Role) -> bool {
+    /// What this node owns, or gives up but has not told so yet.
+    pub(super) fn owned(&self) -> impl Iterator<Item = &Role> {
+        self.held.keys().chain(self.releasing.keys())
+    }
+
+    pub(super) fn eligible(&self, role: &Role) -> bool {
         self.bids.get(role).is_some_and(|bid| bid.eligible)
     }
 }
 
 /// What a decision is made from.
-struct View {
+pub(super) struct View {
     /// Whether this node may claim and give: it knows the current terms, and all that is said.
     ready: bool,
     /// The first by name of those that may own.
@@ -175,9 +180,11 @@ impl Machine {
         }
         let view = self.view();
         self.count_orphans(&view, &before, &stood);
+        self.get_time(&view);
         self.give(&view);
         self.take(&view);
         self.deal(&view);
+        self.set_pace(&view);
         self.say_meta();
         self.pass_on();
         self.publish();
@@ -188,13 +195,13 @@ impl Machine {
         self.claims.wake = self.claims.wake.min(at);
     }
 
-    fn may_own(&self) -> bool {
+    pub(super) fn may_own(&self) -> bool {
         self.phase == Phase::Settled && self.leaving.is_none()
     }
 
     /// Ends the time of listening, once the current terms are known.
     fn settle(&mut self) {
-        let (now, takeover) = (self.now, self.timing.takeover());
+        let (now, timing, takeover) = (self.now, self.timing, self.timing.takeover());
         for peer in self.peers.values_mut() {
             peer.behind_since = match peer.behind_since {
                 _ if !peer.alive || peer.synced() => None,
@@ -211,12 +218,12 @@ impl Machine {
         }
         let alive = || self.peers.values().filter(|peer| peer.alive);
         let known = alive().all(|peer| {
-            let fresh = peer.echoed >= round || !peer.is_heard(now, takeover);
+            let fresh = peer.echoed >= round || !peer.is_heard(now, &timing);
             peer.synced() && fresh
         });
         let count = alive().count();
         // Somebody who knows says so, after we began to listen, and knows of nobody whom we do not know.
-        let told = alive().any(|peer| peer.is_heard(now, takeover) && peer.table.meta().settled)
+        let told = alive().any(|peer| peer.is_heard(now, &timing) && peer.table.meta().settled)
             && alive().all(|peer| usize::from(peer.live) <= count);
         // Somebody who is there, but has not proved yet that it is there now.
         let knocking = self.peers.values().filter_map(|peer| peer.pending.as_ref());
@@ -226,6 +233,8 @@ impl Machine {
         if (known && (told || waited <= now)) || in_vain <= now {
             self.phase = Phase::Settled;
             self.members_since = now;
+            // What it told to be free when it lost its lease is taken by others at this moment.
+            self.claims.orphans.clear();
             self.events.push_back(Event::Notice(Notice::Settled));
             self.dirty = true;
         } else {
@@ -272,7 +281,10 @@ impl Machine {
                         }
                     }
                     Claim::Offered { term, to } => {
-                        let higher = offers.get(role).is_none_or(|it| (it.term, &it.to) < (*term, to));
+                        // One to a node that is gone does not hide the one that was made for this reason.
+                        let rank = |term, to: &NodeName| (term, self.may_be_given(to), to.clone());
+                        let higher =
+                            offers.get(role).is_none_or(|it| rank(it.term, &it.to) < rank(*term, to));
                         if higher && *term >= self.claims.term(role) {
                             let since = self.now;
                             offers.insert(role.clone(), Offer { term: *term, to: to.clone(), since });
@@ -299,12 +311,14 @@ impl Machine {
     }
 
     fn stands(&self, offer: &Offer) -> bool {
-        let there = if offer.to == self.me {
-            self.may_own()
-        } else {
-            self.peers.get(&offer.to).is_some_and(|peer| peer.alive && owns(peer.table.meta()))
-        };
-        there && self.now < offer.since + self.timing.takeover()
+        self.may_be_given(&offer.to) && self.now < offer.since + self.timing.takeover()
+    }
+
+    fn may_be_given(&self, to: &NodeName) -> bool {
+        if *to == self.me {
+            return self.may_own();
+        }
+        self.peers.get(to).is_some_and(|peer| peer.alive && owns(peer.table.meta()))
     }
 
     /// Drops what somebody else has a higher claim to.
@@ -369,8 +383,27 @@ impl Machine {
         {
             self.wake_at(at + takeover);
         }
-        let ready = known && self.phase == Phase::Settled && self.deadline.is_some();
+        let ready = known && self.phase == Phase::Settled && self.has_time();
         View { ready, dealer, target: spread(&bids, &current) }
+    }
+
+    /// Whether there is something that this node is to claim or to deal.
+    pub(super) fn has_to_act(&self, view: &View) -> bool {
+        let to_me = |(role, offer): (&Role, &Offer)| {
+            offer.to == self.me && self.stands(offer) && self.claims.eligible(role)
+        };
+        let deals = view.dealer.as_ref() == Some(&self.me);
+        let falls_to_me = |role: &Role| deals || view.target.get(role) == Some(&self.me);
+        self.may_own()
+            && (self.claims.offers.iter().any(to_me) || self.claims.orphans.keys().any(falls_to_me))
+    }
+
+    /// Who is about to own what: it was offered to them, or falls to them.
+    pub(super) fn acquired(&self, view: &View) -> Vec<(Role, NodeName)> {
+        let offers = self.claims.offers.iter().filter(|(_, offer)| self.stands(offer));
+        let offered = offers.map(|(role, offer)| (role.clone(), offer.to.clone()));
+        let falls = |role: &Role| Some((role.clone(), view.target.get(role)?.clone()));
+        offered.chain(self.claims.orphans.keys().filter_map(falls)).collect()
     }
 
     fn count_orphans(&mut self, view: &View, before: &Holders, stood: &BTreeSet<Role>) {
@@ -421,6 +454,7 @@ impl Machine {
         let now = self.now;
         let calm = self.members_since + self.timing.rebalance_after;
         let mut given = Vec::new();
+        let mut offered = Vec::new();
         let mut later = false;
         for role in self.claims.held.keys() {
             let to = view.target.get(role).filter(|to| **to != self.me);
@@ -430,7 +464,7 @@ impl Machine {
                 (Some(_), None) => {}
                 (Some(bid), Some(to)) => {
                     if view.ready && (bid.draining || calm <= now) {
-                        given.push((role.clone(), Some(to.clone())));
+                        offered.push((role.clone(), to.clone()));
                     } else {
                         later = true;
                     }
@@ -439,6 +473,11 @@ impl Machine {
         }
         if later && now < calm {
             self.wake_at(calm);
+        }
+        for (role, to) in offered {
+            if self.is_there(&to) {
+                given.push((role, Some(to)));
+            }
         }
         for (role, to) in given {
             if let Some(term) = self.claims.held.remove(&role) {
@@ -454,7 +493,7 @@ impl Machine {
 
     /// Claims what is offered to this node.
     fn take(&mut self, view: &View) {
-        if !self.may_own() || self.deadline.is_none() {
+        if !self.may_own() || !self.has_time() {
             return;
         }
         let mine: Vec<_> = self
@@ -509,6 +548,9 @@ impl Machine {
         for (role, to) in dealt {
             if to == self.me {
                 self.claim(role);
+                continue;
+            }
+            if !self.is_there(&to) {
                 continue;
             }
             let term = self.claims.term(&role);
@@ -582,11 +624,10 @@ impl Machine {
         let Some(leaving) = self.leaving.filter(|leaving| !leaving.left) else { return };
         let version = self.table.version();
         let owns = !self.claims.held.is_empty() || !self.claims.releasing.is_empty();
-        let takeover = self.timing.takeover();
         let told = self
             .peers
             .values()
-            .filter(|peer| peer.is_heard(self.now, takeover))
+            .filter(|peer| peer.is_heard(self.now, &self.timing))
             .all(|peer| peer.acked >= version);
         if (told && !owns) || leaving.until <= self.now {
             self.leaving = Some(super::Leaving { left: true, ..leaving });

@@ -16,15 +16,37 @@
 //! # Time
 //! Let `lease` be `interval × missed`, and `takeover` a margin more.
 //! - An owner may act until `lease` after the *start* of its last round of heartbeats that a member answered. If
-//!   its last `missed - 1` rounds ran on time and it heard from nobody at all, it takes itself for the only one
-//!   left, and each round counts as answered.
-//! - A node is dead `takeover` after its last word that this node heard, or that any node that this node hears
-//!   has heard.
+//!   it heard from nobody at all for `missed - 1` rounds that ran on time, and for longer than any living member
+//!   said it would be silent, it takes itself for the only one left, and each round counts as answered.
+//! - Each heartbeat carries a *promise*: after how many intervals the next one follows at the latest. A node is dead
+//!   `takeover + (promise - 1) × interval` after its last word that this node heard. The same holds for the last word
+//!   that any other node says to have heard, with what was promised to that one; or just `takeover`, if this node
+//!   is one of those that would act on the death.
 //! - So an owner has fallen silent, by its own clock, before another one takes over, as long as those that answer
 //!   the owner and those that take over hear each other. What happens where they do not is a partition:
 //!   each side has its owner.
+//!
+//! ## In a large cluster
+//! Of more than [`Timing::all_pairs`] members not all pairs speak each interval. Who *acts on the death* of an owner are
+//! the members that bid eligibly for something that it owns or is about to own, and the first two by name of those that
+//! may own: one of these deals. To them an owner speaks each interval, and promises so. To all others, and if it owns
+//! nothing, a node speaks each [`Timing::slow_interval`].
+//! - Who acts on a death hears the owner each interval, or it has been promised less and waits for longer: one
+//!   that became a candidate a moment ago holds the old promise until the owner, which knows of it by then, replaces it
+//!   with its next word. A promise is only ever broken by death: before a node speaks less often, it says
+//!   so for `missed` rounds at the old rate.
+//! - An answer comes at once, whatever the rate. So a lease is renewed within a round trip, by two of those that act on
+//!   the owner's death, in turn. All are asked if too few answer.
+//! - In a small cluster everybody hears each interval whom all others hear. In a large one, who misses an owner's words
+//!   asks two others two intervals before it would hold the owner for dead, and all of them one interval before; those
+//!   answer first of all what they heard of that owner. So here too it is enough that a third hears both.
+//! - Who owns nothing is not answered each interval either: before it claims or deals something it asks.
+//! - A member that speaks rarely is asked before something is given to it, and held for dead if it leaves that
+//!   unanswered for the takeover time.
+//! - Streams stand only from those that act on a death to the owner.
 
 mod claims;
+mod heartbeats;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod laws;
@@ -36,7 +58,7 @@ mod table;
 mod tests;
 mod troubles;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -52,8 +74,8 @@ use self::membership::{Id, Membership, Word};
 use self::peer::{Peer, Rival, Stream};
 use self::table::Table;
 use self::troubles::Troubles;
-use crate::config::{BuildError, Config, Keyring, Timing};
-use crate::wire::{Boot, Entries, Heard, Heartbeat, Message, Meta, Packet, Sealer};
+use crate::config::{BuildError, Config, Keyring, Seed, Timing};
+use crate::wire::{Boot, Entries, Message, Meta, Packet, Sealer};
 
 /// What the machine takes in.
 #[derive(Clone, Debug)]
@@ -79,6 +101,15 @@ pub enum Input<'i> {
     Hardware(BTreeMap<InterfaceName, [u8; 6]>),
     /// The keys to use from now on.
     Keys(Keyring),
+    /// The addresses, of nodes and groups, at which to look for others from now on.
+    Seeds(&'i [SocketAddr]),
+    /// A seed's name could not be resolved.
+    Unresolved {
+        /// The seed.
+        seed: &'i str,
+        /// What the resolver says.
+        why: &'i str,
+    },
     /// Give everything away and say good-bye; [`Event::Left`] follows within a bound.
     Leave,
 }
@@ -202,10 +233,11 @@ pub struct Counters {
 pub struct Machine {
     me: NodeName,
     boot: Boot,
-    seeds: Vec<SocketAddr>,
-    /// Those that no member was met at yet.
-    unmet: BTreeSet<SocketAddr>,
-    started: Instant,
+    address: SocketAddr,
+    /// Those that no member was met at yet have the time since which they are greeted.
+    seeds: BTreeMap<SocketAddr, Option<Instant>>,
+    /// When groups were last greeted.
+    called: Instant,
     timing: Timing,
     sealer: Sealer,
     sequence: u64,
@@ -233,6 +265,9 @@ pub struct Machine {
     next_lease: LeaseId,
     /// When the set of living members, or what they may own, last changed.
     members_since: Instant,
+    /// Whether this node needs a deadline because it is to claim or deal something, and when it last asked for that.
+    needs_time: bool,
+    time_asked: Instant,
     next_stream: u64,
     /// With which of many members the next heartbeat begins.
     digest_at: usize,
@@ -264,16 +299,6 @@ struct Leaving {
 /// How many starts of rounds are remembered: answers to older ones renew nothing.
 const ROUNDS: usize = 64;
 
-/// How long a dead member is sent every heartbeat, so that a partition heals fast; afterwards one in so many.
-const CALL_FOR: Duration = Duration::from_secs(60);
-const CALL_EVERY: u64 = 20;
-
-/// How long it may take until a seed is met.
-const SEED_ANSWERS: Duration = Duration::from_secs(5);
-
-/// Those without a session are greeted, and streams looked after, every so many rounds.
-const GREET_EVERY: u64 = 4;
-
 /// After a connection that was refused or failed, the next is tried no sooner.
 const STREAM_REST: Duration = Duration::from_secs(1);
 
@@ -297,17 +322,20 @@ impl Machine {
         let membership = Membership::new(id, &config.timing, ChaCha8Rng::from_seed(rng.random()));
         let mut table = Table::default();
         table.set_meta(Meta::default());
-        let seeds: Vec<_> = config.seeds.iter().copied().filter(|seed| *seed != address).collect();
-        Ok(Self {
+        let seeds = config.seeds.iter().filter_map(|seed| match seed {
+            Seed::Address(address) => Some(*address),
+            // The driver resolves it.
+            Seed::Name { .. } => None,
+        });
+        let mut machine = Self {
             me: config.node.clone(),
             boot,
-            unmet: seeds.iter().copied().collect(),
-            seeds,
-            started: now,
+            address,
+            seeds: BTreeMap::new(),
+            called: Instant::ZERO,
             timing: config.timing,
             sealer: Sealer::new(&config.keys),
             sequence: 0,
-            rng,
             now,
             peers: BTreeMap::new(),
             rival: None,
@@ -325,15 +353,21 @@ impl Machine {
             lease: None,
             next_lease: LeaseId::FIRST,
             members_since: now,
+            needs_time: false,
+            time_asked: Instant::ZERO,
             next_stream: 0,
-            digest_at: 0,
+            // Not all begin with the same one: what one leaves out, another one tells.
+            digest_at: rng.random::<u16>().into(),
+            rng,
             dirty: true,
             renewed: false,
             ownership: Arc::default(),
             outputs: VecDeque::new(),
             events: VecDeque::new(),
             counters: Counters::default(),
-        })
+        };
+        machine.set_seeds(seeds);
+        Ok(machine)
     }
 
     /// Takes `input` in, at `now`.
@@ -351,6 +385,8 @@ impl Machine {
                 self.dirty = true;
             }
             Input::Keys(keys) => self.sealer = Sealer::new(&keys),
+            Input::Seeds(seeds) => self.set_seeds(seeds.iter().copied()),
+            Input::Unresolved { seed, why } => self.troubles.unresolved(self.now, seed, why),
             Input::Leave => {
                 if self.leaving.is_none() {
                     self.leaving = Some(Leaving { until: self.now + self.leave_bound(), left: false });
@@ -363,8 +399,7 @@ impl Machine {
     /// Does what is due at `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.advance(now);
-        let takeover = self.timing.takeover();
-        let dead = |peer: &Peer| peer.alive && peer.dies_at(takeover) <= self.now;
+        let dead = |peer: &Peer| peer.alive && peer.dies_at(&self.timing) <= self.now;
         let dead: Vec<_> =
             self.peers.iter().filter(|(_, peer)| dead(peer)).map(|(name, _)| name.clone()).collect();
         for name in dead {
@@ -407,8 +442,8 @@ impl Machine {
 
     /// When [`handle_timeout`](Self::handle_timeout) is to be called next.
     pub fn poll_timeout(&self) -> Instant {
-        let takeover = self.timing.takeover();
-        let deaths = self.peers.values().filter(|peer| peer.alive).map(|peer| peer.dies_at(takeover)).min();
+        let living = self.peers.values().filter(|peer| peer.alive);
+        let deaths = living.map(|peer| peer.dies_at(&self.timing)).min();
         let held = self.deadline.filter(|_| self.lease.is_some());
         let leaving = self.leaving.filter(|leaving| !leaving.left).map(|leaving| leaving.until);
         let asks = self.peers.values().filter_map(Peer::asks_at).min();
@@ -426,6 +461,11 @@ impl Machine {
     /// What was received and sent.
     pub fn counters(&self) -> Counters {
         Counters { membership_errors: self.membership.errors, ..self.counters }
+    }
+
+    /// Whether a member is there whose address this is.
+    pub fn has_met(&self, address: SocketAddr) -> bool {
+        self.peers.values().any(|peer| peer.session.is_some() && peer.address == Some(address))
     }
 
     /// Who owns what, as last passed on.
@@ -476,177 +516,9 @@ impl Machine {
             return;
         }
         // Whoever waited for a deadline to claim under may do so now.
-        self.dirty |= self.deadline.is_none();
+        self.dirty |= !self.has_time();
         self.deadline = Some(until);
         self.renewed |= self.lease.is_some();
-    }
-
-    /// Sends a heartbeat to everybody.
-    fn run_round(&mut self) {
-        let (now, timing) = (self.now, self.timing);
-        let late = now.saturating_since(self.next_round);
-        self.round += 1;
-        if self.rounds.len() == ROUNDS {
-            self.rounds.pop_front();
-        }
-        self.rounds.push_back((self.round, now));
-        self.unheard = if late <= timing.interval / 2 { self.unheard + 1 } else { 0 };
-        let nobody = !self.peers.values().any(|peer| peer.alive);
-        if nobody || self.unheard >= timing.missed - 1 {
-            self.renew(now + timing.lease());
-        }
-        self.next_round =
-            if late > timing.interval { now + timing.interval } else { self.next_round + timing.interval };
-
-        let asked = self.asked_to_reply();
-        let names: Vec<_> = self.peers.keys().cloned().collect();
-        for name in names {
-            let Some(peer) = self.peers.get(&name) else { continue };
-            let called = peer.alive || now < peer.since + CALL_FOR || self.round.is_multiple_of(CALL_EVERY);
-            if called && peer.session.is_some() {
-                self.send_heartbeat(&name, asked.contains(&name));
-            }
-        }
-        self.digest_at = self.digest_at.wrapping_add(1);
-        let listening = matches!(self.phase, Phase::Listening { .. });
-        if listening || self.round % GREET_EVERY == 1 {
-            self.greet_all();
-            self.doubt_seeds();
-        }
-        self.tend_streams();
-        let forget = timing.forget_after;
-        self.peers.retain(|_, peer| peer.alive || now < peer.since.max(peer.word()) + forget);
-        self.dirty |= listening;
-    }
-
-    /// Tells of the seeds that nobody was met at: their addresses may be wrong.
-    fn doubt_seeds(&mut self) {
-        let met = |seed: &SocketAddr| {
-            self.peers.values().any(|peer| peer.session.is_some() && peer.address == Some(*seed))
-        };
-        self.unmet.retain(|seed| !met(seed));
-        if self.now >= self.started + SEED_ANSWERS {
-            for seed in &self.unmet {
-                self.troubles.silent_seed(self.now, *seed);
-            }
-        }
-    }
-
-    /// Who is asked to answer this round at once. An owner needs an answer to keep its lease: two of many are
-    /// enough, in turn; all, if it has had none for a while, or if it has to learn the terms.
-    fn asked_to_reply(&self) -> Vec<NodeName> {
-        let takeover = self.timing.takeover();
-        let heard: Vec<_> = self
-            .peers
-            .iter()
-            .filter(|(_, peer)| peer.is_heard(self.now, takeover))
-            .map(|(name, _)| name.clone())
-            .collect();
-        let listening = matches!(self.phase, Phase::Listening { .. });
-        let short = self.deadline.is_none_or(|deadline| deadline < self.now + self.timing.lease() / 2);
-        if listening || self.leaving.is_some() || (self.lease.is_some() && short) || heard.len() <= 2 {
-            return if listening || self.leaving.is_some() || self.lease.is_some() {
-                heard
-            } else {
-                Vec::new()
-            };
-        }
-        if self.lease.is_none() {
-            return Vec::new();
-        }
-        let turn = usize::try_from(self.round.wrapping_mul(2) % heard.len() as u64).unwrap_or(0);
-        heard.iter().cycle().skip(turn).take(2).cloned().collect()
-    }
-
-    fn send_heartbeat(&mut self, to: &NodeName, wants_reply: bool) {
-        let alive = || self.peers.iter().filter(|(_, peer)| peer.alive);
-        let live = alive().count();
-        let heard: Vec<Heard> = alive()
-            .cycle()
-            .skip(self.digest_at % live.max(1))
-            .take(live)
-            .filter_map(|(name, peer)| {
-                let age = peer.heard.map_or(Heard::NEVER, |heard| {
-                    let age = self.now.saturating_since(heard).as_micros();
-                    u32::try_from(age).unwrap_or(Heard::NEVER)
-                });
-                let version = peer.table.version();
-                Some(Heard { node: name.clone(), boot: peer.boot?, age, version })
-            })
-            .collect();
-        let fitting = Heartbeat::fitting(&heard);
-        let heartbeat = Heartbeat {
-            round: self.round,
-            echo: self.peers.get(to).map_or(0, |peer| peer.round),
-            version: self.table.version(),
-            wants_reply,
-            live: u16::try_from(live).unwrap_or(u16::MAX),
-            heard: heard.into_iter().take(fitting).collect(),
-        };
-        self.send(to, Message::Heartbeat(heartbeat));
-    }
-
-    fn handle_heartbeat(&mut self, from: &NodeName, heartbeat: Heartbeat) {
-        let Some(peer) = self.peers.get_mut(from) else { return };
-        peer.round = peer.round.max(heartbeat.round);
-        peer.latest = peer.latest.max(heartbeat.version);
-        peer.live = heartbeat.live;
-        if heartbeat.echo > peer.echoed {
-            peer.echoed = heartbeat.echo;
-            // An owner's time runs from when the round began that was answered.
-            let start =
-                self.rounds.iter().find(|(round, _)| *round == heartbeat.echo).map(|(_, start)| *start);
-            if let Some(start) = start {
-                self.renew(start + self.timing.lease());
-            }
-            self.dirty |= matches!(self.phase, Phase::Listening { .. });
-        }
-        for heard in heartbeat.heard {
-            self.hear_of(from, &heard);
-        }
-        self.catch_up(from, from);
-        if heartbeat.wants_reply {
-            self.send_heartbeat(from, false);
-        }
-    }
-
-    /// Another member says what it knows of a third.
-    fn hear_of(&mut self, from: &NodeName, heard: &Heard) {
-        if heard.node == self.me {
-            if heard.boot == self.boot
-                && let Some(peer) = self.peers.get_mut(from)
-            {
-                peer.acked = peer.acked.max(heard.version);
-                self.dirty |= self.leaving.is_some();
-            }
-            return;
-        }
-        let (now, takeover) = (self.now, self.timing.takeover());
-        if heard.age == Heard::NEVER {
-            return;
-        }
-        let word = now - Duration::from_micros(u64::from(heard.age));
-        let peer =
-            self.peers.entry(heard.node.clone()).or_insert_with(|| Peer { since: now, ..Peer::default() });
-        if peer.gone == Some(heard.boot) || word + takeover <= now {
-            return;
-        }
-        if peer.boot != Some(heard.boot) {
-            if peer.alive || peer.session.is_some() {
-                // Two runs of one node: its own word decides.
-                return;
-            }
-            peer.reborn(heard.boot);
-        }
-        peer.indirect = peer.indirect.max(Some(word));
-        peer.latest = peer.latest.max(heard.version);
-        if !peer.alive {
-            self.revive(&heard.node);
-        }
-        let direct = self.peers.get(&heard.node).is_some_and(|peer| peer.is_heard(now, takeover));
-        if !direct {
-            self.catch_up(&heard.node, from);
-        }
     }
 
     /// A member is there (again).
@@ -656,6 +528,7 @@ impl Machine {
         peer.since = self.now;
         peer.sent = peer.acked;
         peer.told = 0;
+        peer.hurry = self.timing.missed;
         self.members_since = self.now;
         self.events.push_back(Event::Notice(Notice::Up(name.clone())));
         self.dirty = true;
@@ -670,6 +543,7 @@ impl Machine {
         peer.alive = false;
         peer.since = self.now;
         peer.behind_since = None;
+        peer.doubted = None;
         let boot = peer.boot;
         let stream = std::mem::take(&mut peer.stream);
         if cause != Cause::Silence {
@@ -698,9 +572,10 @@ impl Machine {
                 Word::Up(id) if id.node != self.me => {
                     let peer = self.peers.entry(id.node.clone()).or_default();
                     if peer.address.is_none() {
-                        peer.address = Some(id.address);
+                        let address = on_link_of(self.address, id.address);
+                        peer.address = Some(address);
                         peer.since = self.now;
-                        self.greet(id.address, &id.node);
+                        self.greet(address, &id.node);
                     }
                 }
                 Word::Up(_) => {}
@@ -759,4 +634,15 @@ impl Machine {
             self.outputs.push_back(Output::Datagram { to, bytes });
         }
     }
+}
+
+/// An address as it is reached from here: a link-local one has another scope on each host, which nobody is told.
+fn on_link_of(ours: SocketAddr, mut address: SocketAddr) -> SocketAddr {
+    if let (SocketAddr::V6(ours), SocketAddr::V6(theirs)) = (ours, &mut address)
+        && theirs.ip().is_unicast_link_local()
+        && theirs.scope_id() == 0
+    {
+        theirs.set_scope_id(ours.scope_id());
+    }
+    address
 }

@@ -23,8 +23,16 @@ pub(super) struct Peer {
     pub(super) since: Instant,
     /// When its last own word arrived.
     pub(super) heard: Option<Instant>,
+    /// In how many intervals after that the next one follows at the latest, as it said; zero if it has not said so.
+    pub(super) promise: u8,
     /// When, at the latest, others heard it last.
     pub(super) indirect: Option<Instant>,
+    /// Until when it is alive by what others heard and were promised.
+    pub(super) vouched: Instant,
+    /// Whether this node acts on its death.
+    pub(super) watched: bool,
+    /// Since when it has been asked whether it is there, without an answer.
+    pub(super) doubted: Option<Instant>,
     /// Not held for dead earlier than the takeover time after this: we did not listen ourselves.
     pub(super) grace: Instant,
     /// Its state, and the version that it is said to have reached.
@@ -46,6 +54,14 @@ pub(super) struct Peer {
     /// The last of its rounds that we heard, and the last of ours that it answered.
     pub(super) round: u64,
     pub(super) echoed: u64,
+    /// Whether it acts on our death, and is spoken to each interval.
+    pub(super) quick: bool,
+    /// So many rounds more it is spoken to as if it did: it has to learn first that we speak less often.
+    pub(super) hurry: u32,
+    /// The round in which it is spoken to next otherwise.
+    pub(super) due: u64,
+    /// What it was promised last; zero for nothing.
+    pub(super) promised: u8,
     /// How many others it holds for alive.
     pub(super) live: u16,
     pub(super) stream: Stream,
@@ -65,13 +81,20 @@ impl Peer {
     }
 
     /// When it is to be held for dead if nothing more is heard.
-    pub(super) fn dies_at(&self, takeover: Duration) -> Instant {
-        self.word().max(self.grace) + takeover
+    pub(super) fn dies_at(&self, timing: &Timing) -> Instant {
+        let (takeover, patience) = (timing.takeover(), timing.patience(self.promise));
+        if let Some(doubted) = self.doubted {
+            return self.word().max(self.grace).max(doubted) + takeover;
+        }
+        let direct = self.heard.unwrap_or(Instant::ZERO).max(self.grace) + patience;
+        let indirect = self.indirect.unwrap_or(Instant::ZERO) + takeover;
+        direct.max(indirect).max(if self.watched { Instant::ZERO } else { self.vouched })
     }
 
     /// Whether its own words arrive.
-    pub(super) fn is_heard(&self, now: Instant, takeover: Duration) -> bool {
-        self.alive && self.session.is_some() && self.heard.is_some_and(|heard| now < heard + takeover)
+    pub(super) fn is_heard(&self, now: Instant, timing: &Timing) -> bool {
+        let patience = timing.patience(self.promise);
+        self.alive && self.session.is_some() && self.heard.is_some_and(|heard| now < heard + patience)
     }
 
     /// When the next attempt at its stream is due that no round makes.

@@ -12,6 +12,9 @@ use super::table::Applied;
 use super::{Cause, Machine, Output, Phase, STREAM_REST, StreamEvent};
 use crate::wire::{Boot, Entries, Fetch, Hello, Message, Packet, WireError};
 
+/// Between two greetings to a group once somebody was met.
+const CALL_GROUPS: Duration = Duration::from_secs(10);
+
 impl Machine {
     pub(super) fn handle_datagram(&mut self, from: SocketAddr, bytes: &[u8]) {
         self.counters.received += 1;
@@ -68,6 +71,8 @@ impl Machine {
         self.unheard = 0;
         let Some(peer) = self.peers.get_mut(name) else { return };
         peer.heard = Some(self.now);
+        // What waited for that may be decided.
+        self.dirty |= peer.doubted.take().is_some();
         if !peer.alive {
             self.revive(name);
         }
@@ -135,6 +140,7 @@ impl Machine {
         let mut window = Window::default();
         window.accept(sequence);
         peer.gone = None;
+        peer.hurry = self.timing.missed;
         peer.address = Some(from);
         peer.session =
             Some(Session { boot, address: from, issued: pending.issued, shown: pending.shown, window });
@@ -191,14 +197,28 @@ impl Machine {
         }
     }
 
-    /// Greets the seeds that are nobody's address yet, and all members without a session.
+    pub(super) fn set_seeds(&mut self, seeds: impl IntoIterator<Item = SocketAddr>) {
+        let (ours, now) = (self.address, self.now);
+        let others = seeds.into_iter().filter(|seed| *seed != ours);
+        let met = |seed: &SocketAddr| self.seeds.get(seed).copied();
+        self.seeds = others.map(|seed| (seed, met(&seed).unwrap_or(Some(now)))).collect();
+    }
+
+    /// Greets the seeds that are nobody's address yet, and all members without a session. A group is greeted until
+    /// somebody is met, and rarely afterwards: two halves of it may have begun without hearing each other.
     pub(super) fn greet_all(&mut self) {
+        let anybody = self.peers.values().any(|peer| peer.session.is_some());
+        let calls = !anybody || self.called + CALL_GROUPS <= self.now;
         let strangers: Vec<_> = self
             .seeds
-            .iter()
+            .keys()
             .copied()
+            .filter(|seed| !seed.ip().is_multicast() || calls)
             .filter(|seed| !self.peers.values().any(|peer| peer.address == Some(*seed)))
             .collect();
+        if calls {
+            self.called = self.now;
+        }
         for seed in strangers {
             self.send_to(seed, 0, self.hello(0, false));
         }
@@ -306,10 +326,17 @@ impl Machine {
         self.send(via, Message::Fetch(Fetch { origin: origin.clone(), boot, have }));
     }
 
-    /// Opens the streams that are wanted.
+    /// Opens the streams that are wanted, to those on whose deaths this node acts, and closes those that are no more.
     pub(super) fn tend_streams(&mut self) {
         let (now, takeover) = (self.now, self.timing.takeover());
         for peer in self.peers.values_mut() {
+            if !peer.watched {
+                if let Stream::Open { id } | Stream::Connecting { id } = peer.stream {
+                    self.outputs.push_back(Output::Disconnect { stream: id });
+                    peer.stream = Stream::None;
+                }
+                continue;
+            }
             let Some(session) = peer.session.as_ref().filter(|_| peer.alive) else { continue };
             let id = self.next_stream + 1;
             peer.stream = match peer.stream {

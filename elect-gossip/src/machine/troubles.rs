@@ -18,6 +18,8 @@ enum Trouble {
     NameClash(NodeName, SocketAddr),
     ForeignKey(SocketAddr),
     SilentSeed(SocketAddr),
+    /// The seed, and why.
+    UnresolvedSeed(String, String),
 }
 
 impl Trouble {
@@ -47,6 +49,14 @@ impl Trouble {
                      and that UDP gets through; those that cannot be heard may own what this node owns"
                 ),
             ),
+            Self::UnresolvedSeed(seed, why) => Condition::no(
+                "SeedsReachable",
+                "NotResolved",
+                format!(
+                    "the name of the seed {seed} cannot be resolved ({why}): see that it is right and that the DNS \
+                     answers; it is tried again"
+                ),
+            ),
         }
     }
 }
@@ -69,6 +79,10 @@ impl Troubles {
 
     pub(super) fn silent_seed(&mut self, now: Instant, seed: SocketAddr) {
         self.see(now, Trouble::SilentSeed(seed));
+    }
+
+    pub(super) fn unresolved(&mut self, now: Instant, seed: &str, why: &str) {
+        self.see(now, Trouble::UnresolvedSeed(seed.to_owned(), why.to_owned()));
     }
 
     fn see(&mut self, now: Instant, trouble: Trouble) {

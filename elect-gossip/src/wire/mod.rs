@@ -45,6 +45,9 @@ pub const MAX_DATAGRAM: usize = 1232;
 /// The room for a body, whatever the name of the sender.
 pub const MAX_BODY: usize = MAX_DATAGRAM - HEADER_LEN - TAG_LEN - (1 + crate::MAX_NODE_NAME) - 8 - 1;
 
+/// The most intervals that a node may be silent for.
+pub const MAX_PROMISE: u8 = 100;
+
 /// One run of a node's process: 128 random bits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Boot(pub u128);
@@ -169,7 +172,7 @@ pub struct Hello {
 }
 
 /// A heartbeat.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Heartbeat {
     /// The sender's own round, counted from 1.
     pub round: u64,
@@ -179,6 +182,9 @@ pub struct Heartbeat {
     pub version: u64,
     /// Whether the receiver should answer at once, with a heartbeat.
     pub wants_reply: bool,
+    /// After how many of the sender's intervals its next heartbeat to the receiver follows at the latest: 1 to
+    /// [`MAX_PROMISE`].
+    pub promise: u8,
     /// How many others the sender holds for alive.
     pub live: u16,
     /// What the sender has heard of others; of many only a part, the next part next time.
@@ -194,6 +200,8 @@ pub struct Heard {
     pub boot: Boot,
     /// How long ago its last own word arrived, in µs; [`Heard::NEVER`] if it was never heard directly.
     pub age: u32,
+    /// What it promised then: see [`Heartbeat::promise`].
+    pub promise: u8,
     /// The version of its state that is known here.
     pub version: u64,
 }
@@ -203,30 +211,34 @@ impl Heard {
     pub const NEVER: u32 = u32::MAX;
 
     fn wire_len(&self) -> usize {
-        1 + self.node.as_str().len() + 16 + 4 + 8
+        1 + self.node.as_str().len() + 16 + 4 + 1 + 8
+    }
+}
+
+impl Default for Heartbeat {
+    /// The first word of a node that knows nobody.
+    fn default() -> Self {
+        Self { round: 0, echo: 0, version: 0, wants_reply: false, promise: 1, live: 0, heard: Vec::new() }
     }
 }
 
 impl Heartbeat {
-    const FIXED: usize = 8 + 8 + 8 + 1 + 2 + 1;
+    const FIXED: usize = 8 + 8 + 8 + 1 + 1 + 2 + 1;
 
-    /// How many of `heard` fit into one heartbeat, from the first on.
-    pub(crate) fn fitting<'h>(heard: impl IntoIterator<Item = &'h Heard>) -> usize {
+    /// Those of `heard` that fit into one heartbeat, from the first on.
+    pub(crate) fn fitting(heard: impl IntoIterator<Item = Heard>) -> Vec<Heard> {
         let mut left = MAX_BODY - Self::FIXED;
-        heard
-            .into_iter()
-            .take(255)
-            .take_while(|heard| {
-                let fits = heard.wire_len() <= left;
-                left = left.saturating_sub(heard.wire_len());
-                fits
-            })
-            .count()
+        let fits = |heard: &Heard| {
+            let fits = heard.wire_len() <= left;
+            left = left.saturating_sub(heard.wire_len());
+            fits
+        };
+        heard.into_iter().take(255).take_while(fits).collect()
     }
 
     fn parse(reader: &mut Reader<'_>) -> Result<Self, WireError> {
         let (round, echo, version) = (reader.u64()?, reader.u64()?, reader.u64()?);
-        let wants_reply = reader.flag()?;
+        let (wants_reply, promise) = (reader.flag()?, reader.promise()?);
         let live = reader.u16()?;
         let count = reader.u8()?;
         let mut heard = Vec::with_capacity(usize::from(count));
@@ -235,10 +247,11 @@ impl Heartbeat {
                 node: reader.node()?,
                 boot: reader.boot()?,
                 age: reader.u32()?,
+                promise: reader.promise()?,
                 version: reader.u64()?,
             });
         }
-        Ok(Self { round, echo, version, wants_reply, live, heard })
+        Ok(Self { round, echo, version, wants_reply, promise, live, heard })
     }
 
     fn emit(&self, out: &mut Vec<u8>) {
@@ -246,6 +259,7 @@ impl Heartbeat {
         out.put_u64(self.echo);
         out.put_u64(self.version);
         out.put_u8(u8::from(self.wants_reply));
+        out.put_u8(self.promise);
         out.put_u16(self.live);
         let count = u8::try_from(self.heard.len()).unwrap_or(u8::MAX);
         out.put_u8(count);
@@ -253,6 +267,7 @@ impl Heartbeat {
             put_name(out, heard.node.as_str());
             out.put_u128(heard.boot.0);
             out.put_u32(heard.age);
+            out.put_u8(heard.promise);
             out.put_u64(heard.version);
         }
     }

@@ -81,6 +81,14 @@ impl<'b> Reader<'b> {
         }
     }
 
+    /// A number of intervals for which a node may be silent.
+    pub(crate) fn promise(&mut self) -> Result<u8, WireError> {
+        match self.u8()? {
+            promise @ 1..=super::MAX_PROMISE => Ok(promise),
+            _ => Err(WireError::Malformed("promise")),
+        }
+    }
+
     pub(crate) fn name(&mut self) -> Result<&'b str, WireError> {
         let length = self.u8()?;
         self.text(usize::from(length))

@@ -38,18 +38,25 @@ fn samples() -> Vec<(&'static str, Message)> {
             Message::Hello(Hello { token: 0x1112_1314_1516_1718, accepted: true, settled: false }),
         ),
         (
-            "02 0000000000000009 0000000000000007 0000000000000003 01 0002 02
-             02 6e32 000000000000000000000000000000aa 000061a8 0000000000000005
-             02 6e33 000000000000000000000000000000bb ffffffff 0000000000000000",
+            "02 0000000000000009 0000000000000007 0000000000000003 01 0a 0002 02
+             02 6e32 000000000000000000000000000000aa 000061a8 01 0000000000000005
+             02 6e33 000000000000000000000000000000bb ffffffff 64 0000000000000000",
             Message::Heartbeat(Heartbeat {
                 round: 9,
                 echo: 7,
                 version: 3,
                 wants_reply: true,
+                promise: 10,
                 live: 2,
                 heard: vec![
-                    Heard { node: "n2".into(), boot: Boot(0xaa), age: 25_000, version: 5 },
-                    Heard { node: "n3".into(), boot: Boot(0xbb), age: Heard::NEVER, version: 0 },
+                    Heard { node: "n2".into(), boot: Boot(0xaa), age: 25_000, promise: 1, version: 5 },
+                    Heard {
+                        node: "n3".into(),
+                        boot: Boot(0xbb),
+                        age: Heard::NEVER,
+                        promise: 100,
+                        version: 0,
+                    },
                 ],
             }),
         ),
@@ -144,6 +151,8 @@ fn what_has_no_meaning_is_refused() {
         ("09", "kind of message"),
         ("01 1112131415161718 02 00", "flag"),
         ("01 1112131415161718 00 02", "flag"),
+        ("02 0000000000000009 0000000000000007 0000000000000003 01 00 0000 00", "promise"),
+        ("02 0000000000000009 0000000000000007 0000000000000003 01 65 0000 00", "promise"),
         ("04 00 000000000000000000000000000000dd 0000000000000011", "name of a node"),
         ("04 01 ff 000000000000000000000000000000dd 0000000000000011", "text"),
         // from > to, to > latest, unknown flags
@@ -217,16 +226,16 @@ fn two_keys_are_valid_during_a_rotation() {
 
 #[test]
 fn a_heartbeat_takes_as_many_as_fit() {
-    let heard = |name: String| Heard { node: name.into(), boot: Boot(1), age: 0, version: 0 };
+    let heard = |name: String| Heard { node: name.into(), boot: Boot(1), age: 0, promise: 1, version: 0 };
     let many: Vec<_> = (0..300).map(|n| heard(format!("{n:0>253}"))).collect();
-    let fits = Heartbeat::fitting(&many);
-    assert!(fits >= 2);
-    let message = Message::Heartbeat(Heartbeat { heard: many[..fits].to_vec(), ..Heartbeat::default() });
+    let fitting = Heartbeat::fitting(many);
+    assert!(fitting.len() >= 2);
+    let message = Message::Heartbeat(Heartbeat { heard: fitting, ..Heartbeat::default() });
     let mut payload = Vec::new();
     Packet::new("n".repeat(crate::MAX_NODE_NAME).into(), 0, message).emit(&mut payload);
     assert!(Sealer::new(&keyring(1)).seal(Boot(1), 1, &payload).is_some());
     let short: Vec<_> = (0..300).map(|n| heard(format!("{n}"))).collect();
-    assert!(Heartbeat::fitting(&short) < 256);
+    assert!(Heartbeat::fitting(short).len() < 256);
 }
 
 fn roles() -> impl Strategy<Value = Role> {

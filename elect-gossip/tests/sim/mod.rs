@@ -5,6 +5,7 @@
 #![expect(unreachable_pub, reason = "a module of several test programs and examples")]
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
+pub mod large;
 pub mod stories;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -110,6 +111,8 @@ pub struct Sim {
     /// The last owner of each role, and how often it changed.
     pub owners: BTreeMap<Role, usize>,
     pub moves: usize,
+    /// How many datagrams went to a multicast group.
+    pub calls: usize,
     pub trace: bool,
     watched: BTreeSet<Role>,
 }
@@ -172,6 +175,7 @@ impl Sim {
             gaps: BTreeMap::new(),
             owners: BTreeMap::new(),
             moves: 0,
+            calls: 0,
             trace: false,
             watched: BTreeSet::new(),
         };
@@ -213,6 +217,15 @@ impl Sim {
         it.attachment = Some(attachment);
         it.machine = Some(Machine::new(&it.config, it.address, seed, local).unwrap());
         self.pump(node);
+    }
+
+    /// Starts all anew, with these seeds.
+    pub fn restart_with_seeds(&mut self, seeds: &[SocketAddr]) {
+        for node in 0..self.nodes.len() {
+            self.kill(node);
+            self.nodes[node].config = self.nodes[node].config.clone().with_seeds(seeds.iter().copied());
+        }
+        (0..self.nodes.len()).for_each(|node| self.start(node));
     }
 
     /// Every node bids for all of `roles`.
@@ -336,6 +349,11 @@ impl Sim {
         self.cuts.retain(|(a, b)| *a != node && *b != node);
     }
 
+    /// How many streams stand.
+    pub fn streams(&self) -> usize {
+        self.streams.len()
+    }
+
     pub fn counters(&self, node: usize) -> Counters {
         self.nodes[node].machine.as_ref().unwrap().counters()
     }
@@ -457,14 +475,20 @@ impl Sim {
         for output in outputs {
             match output {
                 Output::Datagram { to, bytes } => {
-                    let Some(to) = self.nodes.iter().position(|node| node.address == to) else { continue };
+                    let group = to.ip().is_multicast();
+                    self.calls += usize::from(group);
                     let bytes: Arc<[u8]> = bytes.into();
-                    if self.rng.random_range(0..1000) < self.net.loss {
-                        continue;
-                    }
-                    self.deliver(node, to, Arrival::Datagram(from, bytes.clone()));
-                    if self.rng.random_range(0..1000) < self.net.duplication {
-                        self.deliver(node, to, Arrival::Datagram(from, bytes));
+                    for receiver in 0..self.nodes.len() {
+                        if !group && self.nodes[receiver].address != to {
+                            continue;
+                        }
+                        if self.rng.random_range(0..1000) < self.net.loss {
+                            continue;
+                        }
+                        self.deliver(node, receiver, Arrival::Datagram(from, bytes.clone()));
+                        if self.rng.random_range(0..1000) < self.net.duplication {
+                            self.deliver(node, receiver, Arrival::Datagram(from, bytes.clone()));
+                        }
                     }
                 }
                 Output::Connect { to, stream } => self.connect(node, to, stream),

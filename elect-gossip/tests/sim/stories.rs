@@ -22,12 +22,16 @@ const FAULTS: [&str; 9] =
 /// If a role has two owners outside a partition, has none for longer than is promised, or moves without need.
 pub fn tell(seed: u64, trace: bool) -> Vec<Outcome> {
     let pick = Sim::new(seed, 1, Timing::default(), Net::calm()).dice(4);
-    let (timing, net) = match pick {
+    let (mut timing, net) = match pick {
         0 => (Timing::tuned(), Net::calm()),
         1 => (Timing::default(), Net::calm()),
         _ => (Timing::default(), Net::rough()),
     };
     let size = 2 + usize::try_from(seed % 4).unwrap();
+    // Every other cluster follows the rules of large ones, always or as long as all are there.
+    if size > 2 && seed % 8 >= 4 {
+        timing.all_pairs = if seed % 16 < 8 { 1 } else { size - 1 };
+    }
     let mut sim = Sim::new(seed, size, timing, net);
     sim.trace = trace;
     let count = 1 + usize::try_from(sim.dice(9)).unwrap();

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{Args, ValueEnum};
+use elect_gossip::Seed;
 use lbcore::time::parse_duration;
 
 use super::readiness::{Check, Pace};
@@ -42,11 +43,12 @@ pub struct NodeArgs {
     #[arg(long, value_name = "ADDRESS:PORT", requires = "key_file")]
     pub listen_gossip: Option<SocketAddr>,
 
-    /// Another node's gossip address, to find the cluster by; may be given several times
-    #[arg(long = "seed", value_name = "ADDRESS:PORT", requires = "listen_gossip")]
-    pub seeds: Vec<SocketAddr>,
+    /// Where other nodes are found: an address, a name, or a multicast group; may be given several times
+    #[arg(long = "seed", value_name = "HOST:PORT", requires = "listen_gossip")]
+    pub seeds: Vec<Seed>,
 
-    /// A file with the cluster's key, the same on every node: `openssl rand -hex 32` makes one
+    /// A file with the cluster's key, the same on every node: `openssl rand -hex 32` makes one. Further lines: keys that
+    /// are accepted too. SIGHUP reads it again
     #[arg(long, value_name = "FILE", requires = "listen_gossip")]
     pub key_file: Option<PathBuf>,
 
@@ -246,6 +248,10 @@ mod tests {
             ("--node n1 --manifests a --heartbeat 50", "write one like 90s, 1m30s or 300ms"),
             ("--node n1 --manifests a --heartbeat 0s", "no time at all"),
             ("--node n1 --manifests a --seed 192.0.2.1:7946", "--listen-gossip"),
+            (
+                "--node n1 --manifests a --listen-gossip 192.0.2.1:7946 --key-file k --seed n1",
+                "ends in a colon",
+            ),
             ("--node n1 --manifests a --check ping", "write tcp://HOST:PORT"),
             ("--node n1 --manifests a --announce arp", "possible values: l2, bgp, both"),
         ] {

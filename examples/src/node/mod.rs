@@ -19,9 +19,11 @@ pub mod manifests;
 pub mod readiness;
 pub mod services;
 
+use std::error::Error as _;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,7 +77,8 @@ impl NodeError {
     }
 }
 
-/// Runs a node until SIGTERM or SIGINT. SIGUSR1 drains it, SIGUSR2 ends the drain, SIGHUP reads the documents again.
+/// Runs a node until SIGTERM or SIGINT. SIGUSR1 drains it, SIGUSR2 ends the drain, SIGHUP reads the documents and the
+/// keys again.
 ///
 /// To be called from a thread that has no runtime. Exit code 0 after an orderly stop, 1 if something that it needs
 /// failed; then standard error says what, and what to do.
@@ -220,7 +223,12 @@ async fn run(args: &NodeArgs) -> Result<(), NodeError> {
                 Asked::Stop => break Ok(()),
                 Asked::Drain => controller.set_draining(true).await,
                 Asked::Undrain => controller.set_draining(false).await,
-                Asked::Reload => controller.reload().await,
+                Asked::Reload => {
+                    if let Some(gossip) = &gossip {
+                        change_keys(args, gossip, &teller);
+                    }
+                    controller.reload().await;
+                }
             },
             error = announcing.failed() => break Err(error),
             error = electing.failed() => break Err(error),
@@ -305,16 +313,13 @@ fn start_gossip(
     stage: &mut Stage,
 ) -> Result<Option<GossipElector>, NodeError> {
     let (Some(listen), Some(key_file)) = (args.listen_gossip, &args.key_file) else { return Ok(None) };
-    let unreadable = |error| NodeError::new(format!("cannot read {}", key_file.display()), error);
-    let key = std::fs::read_to_string(key_file).map_err(unreadable)?;
+    let keys = read_keys(key_file)?;
     if std::fs::metadata(key_file).is_ok_and(|metadata| metadata.mode() & 0o077 != 0) {
         let notice = format!("others can read the key: chmod 600 {}", key_file.display());
         teller.tell(&Event::Notice(notice));
     }
-    let key: ClusterKey =
-        key.parse().map_err(|error| NodeError::new(format!("{} holds no key", key_file.display()), error))?;
-    let config = elect_gossip::Config::new(me.clone(), listen, Keyring::new(key))
-        .with_seeds(args.seeds.iter().copied())
+    let config = elect_gossip::Config::new(me.clone(), listen, keys)
+        .with_seeds(args.seeds.iter().cloned())
         .with_timing(Timing::new(args.heartbeat, args.misses));
     let refused = |error| match error {
         BuildError::Advertise { bind } => NodeError::plain(format!(
@@ -325,6 +330,39 @@ fn start_gossip(
     let (elector, driver) = GossipElector::new(&config).map_err(refused)?;
     stage.spawn("gossip", |stop| driver.run(stop));
     Ok(Some(elector))
+}
+
+/// The first line is the key to seal with; those that follow are accepted too.
+fn read_keys(file: &Path) -> Result<Keyring, NodeError> {
+    let unreadable = |error| NodeError::new(format!("cannot read {}", file.display()), error);
+    let text = std::fs::read_to_string(file).map_err(unreadable)?;
+    let mut keys: Option<Keyring> = None;
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    for (number, line) in lines {
+        let wrong =
+            |error| NodeError::new(format!("line {} of {} is no key", number + 1, file.display()), error);
+        let key: ClusterKey = line.parse().map_err(wrong)?;
+        keys = Some(match keys {
+            None => Keyring::new(key),
+            Some(keys) => keys.accepting(key),
+        });
+    }
+    keys.ok_or_else(|| {
+        let what = format!("{} holds no key: `openssl rand -hex 32` makes one", file.display());
+        NodeError::plain(what)
+    })
+}
+
+/// Goes on with the old keys if the new ones cannot be read.
+fn change_keys(args: &NodeArgs, gossip: &GossipElector, teller: &Teller) {
+    let Some(file) = &args.key_file else { return };
+    match read_keys(file) {
+        Ok(keys) => gossip.set_keys(keys),
+        Err(error) => {
+            let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+            teller.tell(&Event::Notice(format!("{error}{cause}; the keys stay as they were")));
+        }
+    }
 }
 
 fn start_l2(args: &NodeArgs, stage: &mut Stage) -> Result<L2Announcer, NodeError> {
