@@ -1,11 +1,9 @@
 //! The handle, and what ties it to a [`Machine`].
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use lbcore::condition::Condition;
-use lbcore::elect::{Candidacy, ElectorCapabilities, LeaderElector, Ownership, Renewals};
-use lbcore::id::InterfaceName;
+use lbcore::elect::{Candidacy, ElectorCapabilities, Hardware, LeaderElector, Ownership, Renewals};
 use lbcore::time::Instant;
 use tokio::sync::watch;
 
@@ -24,7 +22,7 @@ pub struct GossipElector {
 #[derive(Debug)]
 struct Shared {
     candidacy: watch::Sender<Arc<Candidacy>>,
-    hardware: watch::Sender<Arc<BTreeMap<InterfaceName, [u8; 6]>>>,
+    hardware: watch::Sender<Arc<Hardware>>,
     keys: watch::Sender<Option<Keyring>>,
     ownership: watch::Sender<Arc<Ownership>>,
     renewals: watch::Sender<Renewals>,
@@ -54,19 +52,6 @@ impl GossipElector {
         (Self { shared }, attachment)
     }
 
-    /// Replaces the hardware addresses of this node, which the others learn by
-    /// [`Member::hardware`](lbcore::elect::Member::hardware). They are not to change with every packet: each change
-    /// is told to all members.
-    pub fn set_hardware(&self, hardware: BTreeMap<InterfaceName, [u8; 6]>) {
-        self.shared.hardware.send_if_modified(|known| {
-            let changed = **known != hardware;
-            if changed {
-                *known = Arc::new(hardware);
-            }
-            changed
-        });
-    }
-
     /// Replaces the keys. See [`Keyring`] on how to do that without an interruption.
     pub fn set_keys(&self, keys: Keyring) {
         self.shared.keys.send_replace(Some(keys));
@@ -81,6 +66,17 @@ impl GossipElector {
 impl LeaderElector for GossipElector {
     fn set_candidacy(&self, mine: Arc<Candidacy>) {
         self.shared.candidacy.send_replace(mine);
+    }
+
+    /// Not to change with every packet: each change is told to all members.
+    fn set_hardware(&self, hardware: Hardware) {
+        self.shared.hardware.send_if_modified(|known| {
+            let changed = **known != hardware;
+            if changed {
+                *known = Arc::new(hardware);
+            }
+            changed
+        });
     }
 
     fn ownership(&self) -> watch::Receiver<Arc<Ownership>> {
@@ -107,7 +103,7 @@ impl LeaderElector for GossipElector {
 pub struct Attachment {
     shared: Arc<Shared>,
     candidacy: watch::Receiver<Arc<Candidacy>>,
-    hardware: watch::Receiver<Arc<BTreeMap<InterfaceName, [u8; 6]>>>,
+    hardware: watch::Receiver<Arc<Hardware>>,
     keys: watch::Receiver<Option<Keyring>>,
 }
 

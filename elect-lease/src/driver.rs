@@ -1,6 +1,5 @@
 //! The elector on tokio.
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
@@ -9,8 +8,8 @@ use std::time::Duration;
 use lbcore::announce::Stop;
 use lbcore::condition::Condition;
 use lbcore::elect::lease::{Holder, Timing};
-use lbcore::elect::{Candidacy, ElectorCapabilities, LeaderElector, Ownership, Renewals};
-use lbcore::id::{InterfaceName, NodeName};
+use lbcore::elect::{Candidacy, ElectorCapabilities, Hardware, LeaderElector, Ownership, Renewals};
+use lbcore::id::NodeName;
 use lbcore::time::{Clock, Instant, SystemClock};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -34,8 +33,6 @@ pub struct Config {
     pub handover: Duration,
     /// How long handing over and releasing may take when the driver stops.
     pub farewell: Duration,
-    /// This node's hardware addresses, for the others' announcers.
-    pub hardware: BTreeMap<InterfaceName, [u8; 6]>,
     /// Where the time is read.
     pub clock: Arc<dyn Clock>,
 }
@@ -49,7 +46,6 @@ impl Config {
             timing: Timing::of(Duration::from_secs(3)),
             handover: Duration::from_millis(200),
             farewell: Duration::from_secs(3),
-            hardware: BTreeMap::new(),
             clock: Arc::new(SystemClock),
         }
     }
@@ -92,6 +88,7 @@ pub struct LeaseElector {
 #[derive(Debug)]
 struct Shared {
     candidacy: watch::Sender<Arc<Candidacy>>,
+    hardware: watch::Sender<Arc<Hardware>>,
     ownership: watch::Sender<Arc<Ownership>>,
     renewals: watch::Sender<Renewals>,
     conditions: watch::Sender<Vec<Condition>>,
@@ -103,15 +100,16 @@ impl LeaseElector {
     /// # Errors
     /// If the configuration cannot work.
     pub fn new(config: Config, store: Arc<dyn LeaseStore>) -> Result<(Self, Driver), BuildError> {
-        let Config { node, prefix, timing, handover, farewell, hardware, clock } = config;
+        let Config { node, prefix, timing, handover, farewell, clock } = config;
         // Random, as each process hashes with keys of its own.
         let incarnation = RandomState::new().build_hasher().finish();
         let mut settings = Settings::new(Holder::new(node, incarnation));
         (settings.prefix, settings.timing) = (prefix, timing);
-        (settings.handover, settings.hardware) = (handover, hardware);
+        settings.handover = handover;
         let machine = Machine::new(settings)?;
         let shared = Arc::new(Shared {
             candidacy: watch::Sender::new(Arc::default()),
+            hardware: watch::Sender::new(Arc::default()),
             ownership: watch::Sender::new(Arc::default()),
             renewals: watch::Sender::new(Renewals::default()),
             conditions: watch::Sender::new(Vec::new()),
@@ -132,6 +130,11 @@ impl LeaseElector {
 impl LeaderElector for LeaseElector {
     fn set_candidacy(&self, mine: Arc<Candidacy>) {
         self.shared.candidacy.send_replace(mine);
+    }
+
+    /// They are in this node's record, and reach the others with its next renewal.
+    fn set_hardware(&self, hardware: Hardware) {
+        self.shared.hardware.send_replace(Arc::new(hardware));
     }
 
     fn ownership(&self) -> watch::Receiver<Arc<Ownership>> {
@@ -180,6 +183,8 @@ impl Driver {
         let _silence = Silence(self.shared.clone());
         let mut candidacy = self.shared.candidacy.subscribe();
         candidacy.mark_changed();
+        let mut hardware = self.shared.hardware.subscribe();
+        hardware.mark_changed();
         let mut calls: JoinSet<(RequestId, Answer)> = JoinSet::new();
         let mut stop = std::pin::pin!(stop);
         let mut leave_by: Option<Instant> = None;
@@ -214,6 +219,10 @@ impl Driver {
                 Ok(()) = candidacy.changed() => {
                     let mine = candidacy.borrow_and_update().clone();
                     self.machine.handle(self.clock.now(), Input::Candidacy(mine));
+                }
+                Ok(()) = hardware.changed() => {
+                    let hardware = Hardware::clone(&hardware.borrow_and_update());
+                    self.machine.handle(self.clock.now(), Input::Hardware(hardware));
                 }
                 Some(done) = calls.join_next() => {
                     // A store that panics has given no answer; the machine waits for it no longer than for any other.

@@ -16,8 +16,8 @@ use lbcore::elect::lease::{
     Event as LeaseEvent, Goal, Holder, Input as LeaseInput, Lease, Output as LeaseOutput, Revision, State,
     Ticket, Timing, TimingError, WriteFailure,
 };
-use lbcore::elect::{Candidacy, Member, Owner, Ownership, Renewals};
-use lbcore::id::{InterfaceName, NodeName};
+use lbcore::elect::{Candidacy, Hardware, Member, Owner, Ownership, Renewals};
+use lbcore::id::NodeName;
 use lbcore::time::Instant;
 
 use self::assignment::TableCopy;
@@ -41,8 +41,6 @@ pub struct Settings {
     /// How long announcers act on after the last word from the elector, at most. It is the time for which nobody
     /// answers when a role moves as planned.
     pub handover: Duration,
-    /// This node's hardware addresses, for the others' announcers.
-    pub hardware: BTreeMap<InterfaceName, [u8; 6]>,
 }
 
 impl Settings {
@@ -53,7 +51,6 @@ impl Settings {
             prefix: "lbcore".to_owned(),
             timing: Timing::of(Duration::from_secs(3)),
             handover: Duration::from_millis(200),
-            hardware: BTreeMap::new(),
         }
     }
 }
@@ -143,6 +140,8 @@ pub enum Answer {
 pub enum Input {
     /// What this node could own, from now on.
     Candidacy(Arc<Candidacy>),
+    /// This node's hardware addresses, from now on.
+    Hardware(Hardware),
     /// The answer to a request. Late and repeated ones do no harm.
     Answer {
         /// The request.
@@ -177,6 +176,8 @@ pub enum Event {
 #[derive(Debug)]
 pub struct Machine {
     settings: Settings,
+    /// This node's hardware addresses, for the others' announcers.
+    hardware: Hardware,
     now: Instant,
     lease: Lease<Note>,
     peers: Peers,
@@ -239,8 +240,7 @@ impl Machine {
     /// If the settings cannot work.
     pub fn new(settings: Settings) -> Result<Self, SettingsError> {
         let timing = settings.timing;
-        let note = Note { hardware: settings.hardware.clone(), ..Note::default() };
-        let lease = Lease::new(settings.me.clone(), timing, Goal::Hold, note)?;
+        let lease = Lease::new(settings.me.clone(), timing, Goal::Hold, Note::default())?;
         let (handover, hold) = (settings.handover, timing.hold());
         if handover < Duration::from_millis(4) || handover > hold / 2 {
             return Err(SettingsError::Handover { handover, hold });
@@ -255,6 +255,7 @@ impl Machine {
             peers: Peers::new(settings.me.clone(), timing),
             grants: Grants::new(handover, timing.margin),
             settings,
+            hardware: Hardware::new(),
             now: Instant::ZERO,
             lease,
             table: TableCopy::default(),
@@ -290,6 +291,13 @@ impl Machine {
                         self.bids.try_at = self.now;
                     }
                     self.candidacy = candidacy;
+                    self.dirty = true;
+                }
+            }
+            Input::Hardware(hardware) => {
+                if self.hardware != hardware {
+                    self.hardware = hardware;
+                    self.note();
                     self.dirty = true;
                 }
             }
@@ -568,11 +576,8 @@ impl Machine {
 
     /// Puts what the others must know into this node's lease.
     fn note(&mut self) {
-        let note = Note {
-            bids: self.bids.stored,
-            draining: self.is_draining(),
-            hardware: self.settings.hardware.clone(),
-        };
+        let note =
+            Note { bids: self.bids.stored, draining: self.is_draining(), hardware: self.hardware.clone() };
         self.lease.handle(self.now, LeaseInput::Note(note));
     }
 
@@ -619,7 +624,7 @@ impl Machine {
         next.members = self.peers.members();
         let mut member = Member::default();
         member.draining = self.is_draining();
-        member.hardware = self.settings.hardware.clone();
+        member.hardware.clone_from(&self.hardware);
         next.members.insert(self.me().clone(), member);
         let mut live = self.peers.sessions();
         live.extend(self.session().map(|session| (self.me().clone(), session)));

@@ -205,7 +205,7 @@ async fn run(args: &NodeArgs) -> Result<(), NodeError> {
     controller.set_readiness(checks.readiness()).await;
     if let Some(interfaces) = &mut interfaces {
         let now = interfaces.borrow_and_update().clone();
-        heed_interfaces(&mut controller, gossip.as_ref(), &now).await;
+        heed_interfaces(&mut controller, &*elector, &now).await;
     }
     controller.reload().await;
     teller.tell(&Event::Ready);
@@ -216,7 +216,7 @@ async fn run(args: &NodeArgs) -> Result<(), NodeError> {
         tokio::select! {
             biased;
             _ = ownership.changed() => controller.apply().await,
-            now = changed(&mut interfaces) => heed_interfaces(&mut controller, gossip.as_ref(), &now).await,
+            now = changed(&mut interfaces) => heed_interfaces(&mut controller, &*elector, &now).await,
             () = after(controller.due()) => controller.apply().await,
             () = checks.changed() => controller.set_readiness(checks.readiness()).await,
             asked = signals.next() => match asked {
@@ -299,10 +299,8 @@ async fn after(span: Option<Duration>) {
 }
 
 /// The others are told our hardware addresses, so that they can tell us from a stranger.
-async fn heed_interfaces(controller: &mut Controller, gossip: Option<&GossipElector>, now: &[Interface]) {
-    if let Some(gossip) = gossip {
-        gossip.set_hardware(now.iter().map(|link| (link.name.clone(), link.mac.0)).collect());
-    }
+async fn heed_interfaces(controller: &mut Controller, elector: &dyn LeaderElector, now: &[Interface]) {
+    elector.set_hardware(now.iter().map(|link| (link.name.clone(), link.mac.0)).collect());
     controller.set_interfaces(now).await;
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::elect::{Bid, Candidacy, LeaderElector, LeaseId, Ownership, Term};
+use crate::elect::{Bid, Candidacy, Hardware, LeaderElector, LeaseId, Ownership, Term};
 use crate::id::{NodeName, Role};
 use crate::time::{Duration, Instant};
 
@@ -360,12 +360,20 @@ pub fn roles_are_spread_evenly(cluster: &mut Cluster) {
     }
 }
 
-/// Nodes that reach each other see the same owners, terms and members.
+/// Nodes that reach each other see the same owners, terms and members, and each other's hardware addresses.
 pub fn everybody_agrees(cluster: &mut Cluster) {
     let roles = roles(4);
+    let hardware = |number: u8| Hardware::from([("eth0".into(), [2, 0, 0, 0, 0, number])]);
+    for (number, node) in (0..).zip(0..cluster.size()) {
+        cluster.harness.elector(node).set_hardware(hardware(number));
+    }
     cluster.bid_everywhere(&roles);
     cluster.settle();
     let first = cluster.ownership(0);
+    for (number, name) in (0..).zip(cluster.harness.nodes()) {
+        let known = first.members.get(&name).map(|member| &member.hardware);
+        assert_eq!(known, Some(&hardware(number)), "the hardware addresses of {name}");
+    }
     assert_eq!(
         first.members.keys().cloned().collect::<BTreeSet<_>>(),
         cluster.harness.nodes().into_iter().collect()

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use crate::condition::Condition;
-use crate::id::{NodeName, Role};
+use crate::id::{InterfaceName, NodeName, Role};
 use crate::time::Instant;
 
 pub mod lease;
@@ -61,6 +61,10 @@ pub use solo::Solo;
 pub trait LeaderElector: fmt::Debug + Send + Sync {
     /// Replaces what this node is a candidate for. Roles that are missing are given up.
     fn set_candidacy(&self, mine: Arc<Candidacy>);
+
+    /// Replaces this node's hardware addresses on the interfaces on which it announces: the others learn them by
+    /// [`Member::hardware`], and tell this node's frames from a stranger's by them. Nothing moves by it.
+    fn set_hardware(&self, hardware: Hardware);
 
     /// Who owns what, as this node knows it. The value is always complete; wait on it with
     /// `wait_for` and a predicate.
@@ -201,8 +205,11 @@ pub struct Member {
     pub draining: bool,
     /// Its hardware address on each interface on which it announces, so that an announcer can tell a peer from a
     /// stranger.
-    pub hardware: BTreeMap<crate::id::InterfaceName, [u8; 6]>,
+    pub hardware: Hardware,
 }
+
+/// The hardware address of each interface.
+pub type Hardware = BTreeMap<InterfaceName, [u8; 6]>;
 
 /// The owner of a role.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,7 +7,8 @@ use tokio::sync::watch;
 
 use crate::condition::Condition;
 use crate::elect::{
-    Candidacy, ElectorCapabilities, LeaderElector, LeaseId, Member, Owner, Ownership, Renewals, Term,
+    Candidacy, ElectorCapabilities, Hardware, LeaderElector, LeaseId, Member, Owner, Ownership, Renewals,
+    Term,
 };
 use crate::id::{NodeName, Role};
 use crate::spread::{Bids, spread};
@@ -66,6 +67,7 @@ impl LeaderElector for Solo {
     fn set_candidacy(&self, mine: Arc<Candidacy>) {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let old = self.ownership.borrow().clone();
+        let hardware = old.members.get(&self.node).map(|me| me.hardware.clone()).unwrap_or_default();
         let draining = !mine.bids.is_empty() && mine.bids.values().all(|bid| bid.draining);
 
         // What spread() says of one node: eligible, and not draining unless it is the owner already.
@@ -82,7 +84,7 @@ impl LeaderElector for Solo {
         let mut next = Ownership {
             generation: old.generation,
             candidacy: mine.generation,
-            members: BTreeMap::from([(self.node.clone(), Member { draining, ..Member::default() })]),
+            members: BTreeMap::from([(self.node.clone(), Member { draining, hardware })]),
             ..Ownership::default()
         };
         for role in spread(&bids, &current).into_keys() {
@@ -111,6 +113,20 @@ impl LeaderElector for Solo {
             changed
         });
         self.ownership.send_replace(Arc::new(next));
+    }
+
+    fn set_hardware(&self, hardware: Hardware) {
+        // Its lock keeps the two channels in step.
+        let _last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        self.ownership.send_if_modified(|ownership| {
+            let changed = ownership.members.get(&self.node).is_none_or(|me| me.hardware != hardware);
+            if changed {
+                let next = Arc::make_mut(ownership);
+                next.members.entry(self.node.clone()).or_default().hardware = hardware;
+                next.generation += 1;
+            }
+            changed
+        });
     }
 
     fn ownership(&self) -> watch::Receiver<Arc<Ownership>> {
@@ -193,6 +209,15 @@ mod tests {
         let draining = bid(&elector, 2, &bids);
         assert_eq!(draining.mine, first.mine);
         assert!(draining.members[&NodeName::from("a")].draining);
+        let hardware = Hardware::from([("eth0".into(), [2, 0, 0, 0, 0, 1])]);
+        elector.set_hardware(hardware.clone());
+        let known = elector.ownership().borrow().clone();
+        assert_eq!(
+            (&known.members[&NodeName::from("a")].hardware, known.generation),
+            (&hardware, draining.generation + 1)
+        );
+        elector.set_hardware(hardware);
+        assert_eq!(elector.ownership().borrow().generation, known.generation, "it is the same");
     }
 
     #[test]

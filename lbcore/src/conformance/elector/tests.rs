@@ -18,6 +18,7 @@ enum Defect {
     RepeatsTerms,
     PilesUp,
     ForgetsMembers,
+    ForgetsHardware,
     Churns,
     IgnoresPreference,
     NeverTakesOver,
@@ -41,6 +42,7 @@ const TICK: Duration = Duration::from_millis(5);
 #[derive(Debug)]
 struct Fake {
     candidacy: Mutex<Arc<Candidacy>>,
+    hardware: Mutex<Hardware>,
     ownership: watch::Sender<Arc<Ownership>>,
     renewals: watch::Sender<Renewals>,
     conditions: watch::Sender<Vec<Condition>>,
@@ -50,6 +52,10 @@ struct Fake {
 impl LeaderElector for Fake {
     fn set_candidacy(&self, mine: Arc<Candidacy>) {
         *self.candidacy.lock().unwrap() = mine;
+    }
+
+    fn set_hardware(&self, hardware: Hardware) {
+        *self.hardware.lock().unwrap() = hardware;
     }
 
     fn ownership(&self) -> watch::Receiver<Arc<Ownership>> {
@@ -97,6 +103,7 @@ impl FakeHarness {
         let node = |_| Node {
             fake: Arc::new(Fake {
                 candidacy: Mutex::default(),
+                hardware: Mutex::default(),
                 ownership: watch::Sender::default(),
                 renewals: watch::Sender::default(),
                 conditions: watch::Sender::default(),
@@ -233,9 +240,12 @@ impl FakeHarness {
             let mut bids = candidacy.bids.values();
             self.defect != Defect::HidesDrain && !candidacy.bids.is_empty() && bids.all(|bid| bid.draining)
         };
-        let member = |node| {
-            let member = Member { draining: drains(node), ..Member::default() };
-            (Self::name(*node), member)
+        let member = |node: &usize| {
+            let hardware = match self.defect {
+                Defect::ForgetsHardware => Hardware::new(),
+                _ => self.nodes[*node].fake.hardware.lock().unwrap().clone(),
+            };
+            (Self::name(*node), Member { draining: drains(node), hardware })
         };
         let members: BTreeMap<_, _> = side.iter().map(member).collect();
         let owned = owners.iter().filter(|(_, owner)| !owner.node.as_str().is_empty());
@@ -358,6 +368,7 @@ const BROKEN: &[(&str, Defect, &str)] = &[
     ("what_is_published_is_whole", Defect::ForgetsDeadlines, "has no deadline"),
     ("roles_are_spread_evenly", Defect::PilesUp, "of 7 roles among three"),
     ("everybody_agrees", Defect::ForgetsMembers, "as node 1 sees it"),
+    ("everybody_agrees", Defect::ForgetsHardware, "the hardware addresses of"),
     ("everybody_agrees", Defect::ActsOnOthers, "which is another's"),
     ("nothing_moves_without_need", Defect::Churns, "left == right"),
     ("preference_decides", Defect::IgnoresPreference, "is preferred for"),
