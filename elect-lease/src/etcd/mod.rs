@@ -52,6 +52,13 @@ pub struct Config {
     pub connect_timeout: Duration,
 }
 
+impl Default for Config {
+    /// No endpoint yet: add some, or every call fails.
+    fn default() -> Self {
+        Self { endpoints: Vec::new(), user: None, connect_timeout: Duration::from_millis(500) }
+    }
+}
+
 impl Config {
     /// These endpoints, without authentication.
     ///
@@ -62,7 +69,7 @@ impl Config {
         if endpoints.is_empty() {
             return Err(ConfigError::NoEndpoint);
         }
-        Ok(Self { endpoints, user: None, connect_timeout: Duration::from_millis(500) })
+        Ok(Self { endpoints, ..Self::default() })
     }
 
     /// The same, authenticated as `user`.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use elect_gossip::Seed;
+use elect_lease::etcd::Endpoint;
 use lbcore::time::parse_duration;
 
 use super::readiness::{Check, Pace};
@@ -38,6 +39,28 @@ pub struct NodeArgs {
     /// Take an address that nobody of the cluster had before at once, without asking whether a stranger has it
     #[arg(long)]
     pub no_probing: bool,
+
+    /// How owners are elected: `gossip` among the nodes themselves, within a quarter of a second, with an owner on each side of a
+    /// partition; `lease-etcd` by leases in an etcd, within seconds, with never more than one
+    #[arg(long, value_enum, default_value = "gossip")]
+    pub elector: ElectorMode,
+
+    /// A member of the etcd cluster; may be given several times
+    #[arg(
+        long = "etcd",
+        value_name = "http://HOST:PORT",
+        required_if_eq("elector", "lease-etcd"),
+        conflicts_with = "listen_gossip"
+    )]
+    pub etcd: Vec<Endpoint>,
+
+    /// What the keys in etcd begin with: nodes with the same prefix elect together
+    #[arg(long, value_name = "PREFIX", default_value = "lbcore", requires = "etcd")]
+    pub etcd_prefix: String,
+
+    /// How long a node's lease in etcd holds; a dead node's addresses have no owner for so long
+    #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = duration, requires = "etcd")]
+    pub lease: Duration,
 
     /// Elect owners with the other nodes, which are heard at this address; without it the node is alone
     #[arg(long, value_name = "ADDRESS:PORT", requires = "key_file")]
@@ -110,10 +133,24 @@ impl NodeArgs {
             || self.hand_over == HandOverMode::Auto
     }
 
+    /// Whether it elects owners with other nodes.
+    pub fn elects(&self) -> bool {
+        self.elector == ElectorMode::LeaseEtcd || self.listen_gossip.is_some()
+    }
+
     /// How often and how patiently checks are made.
     pub fn check_pace(&self) -> Pace {
         Pace { every: self.check_every, fall: self.fall, rise: self.rise }
     }
+}
+
+/// How owners are elected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ElectorMode {
+    /// Among the nodes themselves.
+    Gossip,
+    /// By leases in an etcd.
+    LeaseEtcd,
 }
 
 /// The announcers to run.
@@ -252,6 +289,12 @@ mod tests {
                 "--node n1 --manifests a --listen-gossip 192.0.2.1:7946 --key-file k --seed n1",
                 "ends in a colon",
             ),
+            ("--node n1 --manifests a --elector lease-etcd", "--etcd <http://HOST:PORT>"),
+            (
+                "--node n1 --manifests a --elector lease-etcd --etcd 192.0.2.1:2379",
+                "write it as http://HOST:PORT",
+            ),
+            ("--node n1 --manifests a --lease 1s", "--etcd"),
             ("--node n1 --manifests a --check ping", "write tcp://HOST:PORT"),
             ("--node n1 --manifests a --announce arp", "possible values: l2, bgp, both"),
         ] {

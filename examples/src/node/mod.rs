@@ -32,15 +32,17 @@ use announce_bgp::BgpAnnouncer;
 use announce_l2::driver::{self as l2, L2Announcer};
 use announce_l2::machine::{self, Interface};
 use elect_gossip::{BuildError, ClusterKey, GossipElector, Keyring, Timing};
+use elect_lease::LeaseElector;
+use elect_lease::etcd::{self, EtcdStore};
 use lbcore::announce::{Announcer, Stop, forward_renewals};
-use lbcore::elect::{LeaderElector, Solo};
+use lbcore::elect::{LeaderElector, Solo, lease};
 use lbcore::id::NodeName;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use self::args::{AnnouncePace, DeliveryMode, ForwardMode, HandOverMode, NodeArgs};
+use self::args::{AnnouncePace, DeliveryMode, ElectorMode, ForwardMode, HandOverMode, NodeArgs};
 use self::controller::{Controller, Hands};
 use self::delivery::Delivery;
 use self::events::{Event, Teller};
@@ -166,9 +168,10 @@ async fn run(args: &NodeArgs) -> Result<(), NodeError> {
     let _only_one = args.changes_the_machine().then(claim_the_machine).transpose()?;
 
     let gossip = start_gossip(args, &me, &teller, &mut electing)?;
-    let elector: Arc<dyn LeaderElector> = match &gossip {
-        Some(gossip) => Arc::new(gossip.clone()),
-        None => Arc::new(Solo::new(me.clone())),
+    let elector: Arc<dyn LeaderElector> = match (&gossip, args.elector) {
+        (Some(gossip), _) => Arc::new(gossip.clone()),
+        (None, ElectorMode::LeaseEtcd) => Arc::new(start_leases(args, &me, &mut electing)?),
+        (None, ElectorMode::Gossip) => Arc::new(Solo::new(me.clone())),
     };
     let l2 = if args.announce.l2() { Some(start_l2(args, &mut announcing)?) } else { None };
     let delivery = match args.delivery {
@@ -189,7 +192,7 @@ async fn run(args: &NodeArgs) -> Result<(), NodeError> {
         forwarder: start_forwarder(args, connections, &teller).await?,
         gateways: Gateways::start(&mut serving, args.grace, connections),
         hand_over: start_hand_over(args, &teller).await,
-        alone: gossip.is_none(),
+        alone: !args.elects(),
     };
     // Routes are announced by every node at once: only the segment needs leases.
     if let Some(l2) = &l2 {
@@ -363,6 +366,18 @@ fn change_keys(args: &NodeArgs, gossip: &GossipElector, teller: &Teller) {
     }
 }
 
+fn start_leases(args: &NodeArgs, me: &NodeName, stage: &mut Stage) -> Result<LeaseElector, NodeError> {
+    let mut etcd = etcd::Config::default();
+    etcd.endpoints.clone_from(&args.etcd);
+    let mut config = elect_lease::Config::new(me.clone());
+    config.prefix.clone_from(&args.etcd_prefix);
+    config.timing = lease::Timing::of(args.lease);
+    let (elector, driver) = LeaseElector::new(config, Arc::new(EtcdStore::new(etcd)))
+        .map_err(|error| NodeError::new("cannot elect by leases", error))?;
+    stage.spawn("electing by leases", |stop| driver.run(stop));
+    Ok(elector)
+}
+
 fn start_l2(args: &NodeArgs, stage: &mut Stage) -> Result<L2Announcer, NodeError> {
     let mut config = l2::Config::default();
     if args.no_probing {
@@ -397,7 +412,7 @@ fn start_bgp(
 }
 
 async fn start_hand_over(args: &NodeArgs, teller: &Teller) -> Option<HandOver> {
-    if args.hand_over == HandOverMode::None || args.listen_gossip.is_none() || !args.announce.l2() {
+    if args.hand_over == HandOverMode::None || !args.elects() || !args.announce.l2() {
         return None;
     }
     match HandOver::new(args.grace).await {
