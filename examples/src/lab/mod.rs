@@ -22,7 +22,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, ExitStatus};
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use lbcore::time::{Duration, Instant};
 
 use crate::netns::{self, Entered};
@@ -122,8 +122,14 @@ struct LabArgs {
     options: Options,
 
     /// Folder of MetalLB, Kubernetes and Gateway API documents [default: examples/manifests/lab of the repository]
-    #[arg(long, value_name = "DIR")]
+    ///
+    /// The segment is IPv4 or IPv6 as the first node's InternalIP is.
+    #[arg(long, value_name = "DIR", conflicts_with = "family")]
     manifests: Option<PathBuf>,
+
+    /// Of which family the addresses of the lab's own documents are (those of --manifests decide that themselves)
+    #[arg(long, value_enum, default_value = "ipv4")]
+    family: Family,
 
     /// The host name that the client asks for
     #[arg(long, value_name = "NAME", default_value = "www.example.com", value_parser = host_name)]
@@ -132,6 +138,24 @@ struct LabArgs {
     /// The port that the client connects to [default: 80 of a Gateway, the first one of a Service]
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     port: Option<u16>,
+}
+
+/// The families that the repository has documents of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Family {
+    /// 192.0.2.0/24, from examples/manifests/lab
+    Ipv4,
+    /// 2001:db8::/64, from examples/manifests/lab-ipv6
+    Ipv6,
+}
+
+impl Family {
+    fn manifests(self) -> &'static str {
+        match self {
+            Self::Ipv4 => concat!(env!("CARGO_MANIFEST_DIR"), "/manifests/lab"),
+            Self::Ipv6 => concat!(env!("CARGO_MANIFEST_DIR"), "/manifests/lab-ipv6"),
+        }
+    }
 }
 
 fn host_name(text: &str) -> Result<String, String> {
@@ -207,7 +231,7 @@ fn with_causes(error: &dyn std::error::Error) -> String {
 fn lab(begin: Instant, args: &LabArgs) -> Result<bool, LabError> {
     let manifests = match &args.manifests {
         Some(folder) => folder.clone(),
-        None => PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/manifests/lab")),
+        None => PathBuf::from(args.family.manifests()),
     };
     let scenario = Scenario::read(&manifests, &args.host, args.port)?;
     run(begin, &scenario, &args.options, &|node| {

@@ -1,10 +1,10 @@
 //! What the manifests describe: who is on the segment, and which address the client asks.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use lbcore::allocator::{PoolAllocator, Protocol};
 use lbcore::id::OwnerKey;
 use lbcore::manifest::{self, EndpointSlice, Objects};
@@ -13,11 +13,13 @@ use lbcore::plan::{self, World};
 use super::LabError;
 use crate::files;
 
-/// The length of the segment's subnet: the one that the first node is in.
-const PREFIX: u8 = 24;
+/// The lengths of the segment's subnet: the one that the first node is in.
+const PREFIX_V4: u8 = 24;
+/// The same for IPv6: what hosts on a link have (RFC 7421).
+const PREFIX_V6: u8 = 64;
 
-/// The client is the first machine from this one on in its subnet whose address is free.
-const CLIENT: u32 = 100;
+/// The client is the first machine of these in its subnet whose address is free.
+const CLIENTS: std::ops::Range<u8> = 100..255;
 
 /// The name of an interface has at most 15 characters, and a machine's name is that of its port on the bridge.
 const LONGEST_NAME: usize = 15;
@@ -93,11 +95,8 @@ impl Scenario {
         let [first, _, ..] = nodes.as_slice() else {
             return Err("a lab needs two nodes or more: add Node documents with an InternalIP".to_owned());
         };
-        let IpAddr::V4(address) = first.address else {
-            return Err(format!("Node {}: its InternalIP must be IPv4", first.name));
-        };
-        let subnet = Ipv4Net::new(address, PREFIX).map_err(|error| error.to_string())?.trunc();
-        let segment = IpNet::V4(subnet);
+        let length = if first.address.is_ipv4() { PREFIX_V4 } else { PREFIX_V6 };
+        let segment = IpNet::new(first.address, length).map_err(|error| error.to_string())?.trunc();
 
         let grants = plan::allocate(&mut PoolAllocator::default(), world).grants;
         let mut allocations = Vec::new();
@@ -126,8 +125,7 @@ impl Scenario {
         if let Some(outside) = outside {
             return Err(format!("{outside} is not in the segment of the first node, {segment}"));
         }
-        let client = (CLIENT..255).map(|number| Ipv4Addr::from(u32::from(subnet.network()) + number).into());
-        let client = client.into_iter().find(|address| !taken.contains(address));
+        let client = CLIENTS.map(|number| machine(segment, number)).find(|address| !taken.contains(address));
         let client = client.ok_or_else(|| format!("no address of {segment} is left for the client"))?;
         Ok(Self { manifests, segment, nodes, apps, client, target, host: host.to_owned(), allocations })
     }
@@ -142,6 +140,14 @@ impl Scenario {
     pub(super) fn on_segment(&self, address: IpAddr) -> IpNet {
         // A subnet's length fits an address of its family.
         IpNet::new(address, self.segment.prefix_len()).unwrap_or_else(|_| IpNet::from(address))
+    }
+}
+
+/// The address of a machine by its number, which is the last byte: the subnet leaves at least that free.
+fn machine(segment: IpNet, number: u8) -> IpAddr {
+    match segment {
+        IpNet::V4(net) => (net.network() | std::net::Ipv4Addr::from(u32::from(number))).into(),
+        IpNet::V6(net) => (net.network() | std::net::Ipv6Addr::from(u128::from(number))).into(),
     }
 }
 
@@ -263,6 +269,27 @@ endpoints: [{addresses: [192.0.2.22]}]
         assert_eq!(scenario.client, address(101), "100 is allocated");
         assert_eq!(scenario.addresses(), [address(100)]);
         assert_eq!(scenario.on_segment(address(7)), "192.0.2.7/24".parse().unwrap());
+    }
+
+    #[test]
+    fn a_segment_may_be_ipv6() {
+        let documents = DOCUMENTS
+            .replace("192.0.2.100-192.0.2.110", "2001:db8::64-2001:db8::6e")
+            .replace("192.0.2.", "2001:db8::")
+            .replace("10.0.0.1", "2001:db8:1::1")
+            .replace("addressType: IPv4", "addressType: IPv6")
+            .replace("type: LoadBalancer,", "type: LoadBalancer, ipFamilies: [IPv6],");
+        let scenario = describe(&documents).unwrap();
+        assert_eq!(scenario.segment, "2001:db8::/64".parse().unwrap());
+        assert_eq!(scenario.target, "[2001:db8::64]:8000".parse().unwrap());
+        assert_eq!(scenario.client, "2001:db8::65".parse::<IpAddr>().unwrap(), "::64 is allocated");
+        assert_eq!(scenario.apps.len(), 2, "2001:db8:1::1 is not on the segment");
+        // A node of the other family is not on the segment.
+        let error = describe(&documents.replace("2001:db8::12", "192.0.2.12")).unwrap_err();
+        assert!(
+            error.contains("192.0.2.12 is not in the segment of the first node, 2001:db8::/64"),
+            "{error}"
+        );
     }
 
     #[test]
