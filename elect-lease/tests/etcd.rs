@@ -207,6 +207,8 @@ impl Part {
 
 impl Lines for Part {
     type Line = Line;
+    /// Who comes first differs from run to run, and so does how often something is written in vain.
+    const SLACK: Duration = Duration::from_secs(1);
 
     fn connect(&self) -> Line {
         let (real, prefix) = (self.real.clone(), self.prefix.clone());
@@ -402,16 +404,31 @@ fn holders(cluster: &Cluster<Part>, role: &Role) -> Vec<usize> {
     (0..cluster.nodes.len()).filter(holds).collect()
 }
 
-/// Lets `span` pass, in which no role ever has two holders; gives how many have one at the end.
-fn watch(cluster: &Cluster<Part>, span: Duration) -> usize {
-    for _ in 0..span.as_millis() / 20 {
-        cluster.run(Duration::from_millis(20));
-        for role in roles() {
-            let holders = holders(cluster, &role);
-            assert!(holders.len() <= 1, "{role} is held by {holders:?}");
-        }
+/// How many roles have a holder; none has two.
+fn held(cluster: &Cluster<Part>) -> usize {
+    let held = |role: &Role| {
+        let holders = holders(cluster, role);
+        assert!(holders.len() <= 1, "{role} is held by {holders:?}");
+        !holders.is_empty()
+    };
+    roles().iter().filter(|role| held(role)).count()
+}
+
+/// Lets `span` pass, in which no role ever has two holders, and then more until so many have one: one that moves to
+/// even the load has none for a moment.
+fn watch(cluster: &Cluster<Part>, span: Duration, expected: usize) {
+    let step = Duration::from_millis(20);
+    for _ in 0..span.as_millis() / step.as_millis() {
+        cluster.run(step);
+        held(cluster);
     }
-    roles().iter().filter(|role| !holders(cluster, role).is_empty()).count()
+    for _ in 0..50 {
+        if held(cluster) == expected {
+            return;
+        }
+        cluster.run(step);
+    }
+    panic!("{} roles have an owner, not {expected}", held(cluster));
 }
 
 fn terms(cluster: &Cluster<Part>) -> BTreeMap<Role, Term> {
@@ -431,28 +448,27 @@ fn owners_pause_are_cut_off_and_lose_their_etcd_without_a_second_owner() {
     for node in &cluster.nodes {
         node.elector.set_candidacy(Arc::new(Candidacy::new(1, bids())));
     }
-    assert_eq!(watch(&cluster, takeover), 6);
+    watch(&cluster, takeover, 6);
 
     cluster.pause(0);
-    assert_eq!(watch(&cluster, takeover), 6, "the others have what the one that stands still had");
+    // The others have what the one that stands still had.
+    watch(&cluster, takeover, 6);
     cluster.resume(0);
-    assert_eq!(watch(&cluster, takeover), 6);
+    watch(&cluster, takeover, 6);
 
     cluster.cut(1);
-    assert_eq!(watch(&cluster, takeover), 6);
+    watch(&cluster, takeover, 6);
     assert!(roles().iter().all(|role| holders(&cluster, role) != [1]), "who is cut off owns nothing");
     cluster.heal(1);
-    assert_eq!(watch(&cluster, takeover), 6);
+    watch(&cluster, takeover, 6);
 
     let before = terms(&cluster);
     etcd.kill();
-    assert_eq!(
-        watch(&cluster, takeover),
-        0,
-        "without a store nobody owns anything when the leases have run out"
-    );
+    // Without a store nobody owns anything when the leases have run out.
+    watch(&cluster, takeover, 0);
     etcd.restart();
-    assert_eq!(watch(&cluster, takeover * 2), 6, "when it is back there are owners again");
+    // When it is back there are owners again.
+    watch(&cluster, takeover * 2, 6);
     let after = terms(&cluster);
     assert!(before.iter().all(|(role, term)| after[role] > *term), "{before:?} {after:?}");
 
@@ -460,6 +476,6 @@ fn owners_pause_are_cut_off_and_lose_their_etcd_without_a_second_owner() {
     let before = terms(&cluster);
     etcd.kill();
     etcd.restart();
-    assert_eq!(watch(&cluster, takeover), 6);
+    watch(&cluster, takeover, 6);
     assert_eq!(terms(&cluster), before, "and nothing moved");
 }

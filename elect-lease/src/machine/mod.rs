@@ -527,9 +527,13 @@ impl Machine {
         {
             self.lease.handle(self.now, LeaseInput::Seen { ticket, found: own });
         }
-        if self.peers.seen(self.now, tickets, seen) {
-            self.dirty = true;
-        }
+        self.dirty |= self.peers.seen(self.now, tickets, seen);
+        // A session that is over may be replaced once its record was read after the table: this read may be that one,
+        // though it changed nothing.
+        self.dirty |= self
+            .table
+            .table()
+            .is_some_and(|table| table.entries.values().any(|entry| self.peers.differs(&entry.session)));
     }
 
     fn tell_lease(&mut self, node: &NodeName, input: LeaseInput<Note>) {

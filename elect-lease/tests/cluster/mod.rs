@@ -77,6 +77,8 @@ impl Gate {
 /// A store, and the lines to it that nodes have.
 pub trait Lines {
     type Line: LeaseStore + Clone + 'static;
+    /// How much longer than in the worst case that is foreseen something may take.
+    const SLACK: Duration = Duration::ZERO;
 
     /// A line of its own.
     fn connect(&self) -> Self::Line;
@@ -205,7 +207,7 @@ impl<S: Lines> Harness for Cluster<S> {
 
     fn takeover(&self) -> Duration {
         // The lease runs out, it is fenced, its roles are moved, and moved once more to even the load.
-        self.timing.duration * 2 + Duration::from_millis(700)
+        self.timing.duration * 2 + Duration::from_millis(700) + S::SLACK
     }
 
     fn crash(&mut self, node: usize) {
