@@ -1,0 +1,15 @@
+//! Clusters in one process under virtual time.
+
+use std::process::ExitCode;
+
+#[cfg(not(target_os = "linux"))]
+fn main() -> ExitCode {
+    eprintln!("the simulation shares code with the node agent, which needs Linux");
+    ExitCode::from(2)
+}
+
+#[cfg(target_os = "linux")]
+fn main() -> ExitCode {
+    use clap::Parser;
+    lbcore_examples::sim::main(&lbcore_examples::sim::Args::parse())
+}
