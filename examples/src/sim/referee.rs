@@ -13,6 +13,8 @@ use super::scenario::Scenario;
 #[derive(Clone, Copy, Debug, Default)]
 struct Spoken {
     term: Term,
+    /// When it spoke first under that term.
+    since: Option<Instant>,
     at: Option<Instant>,
     announced: Option<Instant>,
 }
@@ -164,14 +166,19 @@ impl Referee {
                     )
                 });
             }
-            let overtaken = theirs.announced.is_some_and(|at| Some(at) > mine.announced && at > self.lenient_until);
-            if kind == Kind::Answer && overtaken {
+            // Whatever the terms. (An answer may come before the first announcement, which waits for its turn.)
+            let since = mine.since.filter(|_| mine.term == term);
+            let overtaken = theirs.announced.zip(since).is_some_and(|(at, since)| at > since);
+            if overtaken && theirs.announced > Some(self.lenient_until) {
                 self.fail(|| {
-                    format!("two speak for {name}: n{} answers, though n{} has announced it since", node + 1, other + 1)
+                    format!("two speak for {name}: n{} still does, though n{} has announced it since", node + 1, other + 1)
                 });
             }
         }
         let spoken = &mut self.spoken[address][node];
+        if spoken.term != term || spoken.at.is_none() {
+            spoken.since = Some(now);
+        }
         spoken.at = Some(now);
         spoken.term = term;
         if kind == Kind::Announcement {

@@ -51,6 +51,8 @@ enum Event {
     Answered { word: Word },
     Timer { node: usize, life: u64, which: usize },
     Turn { node: usize, life: u64, task: usize },
+    /// The controller is to have a turn though nothing happened.
+    Due { node: usize, life: u64 },
     Store { node: usize, life: u64, request: lease::Request },
     Request { client: usize },
     Cache { client: usize },
@@ -317,6 +319,8 @@ impl World {
             }
             Event::Timer { node, life, which } => self.timer(node, life, which),
             Event::Turn { node, life, task } => self.turn(node, life, task),
+            Event::Due { node, life } if self.nodes[node].life == life => self.wish(node, PLAN, Duration::ZERO),
+            Event::Due { .. } => {}
             Event::Store { node, life, request } => self.serve(node, life, request),
             Event::Request { client } => self.request(client),
             Event::Cache { client } => {
@@ -391,6 +395,7 @@ impl World {
                 if self.splits.len() != before {
                     self.tell("the network is whole again".to_owned());
                     self.disturb(None, None);
+                    self.referee.lenient(self.now + self.scenario.healing());
                 }
             }
             Action::Drain(node, draining) => {
@@ -725,8 +730,8 @@ impl World {
             return;
         }
         let Some(process) = &mut it.process else { return };
-        // A turn that was taken in the meantime.
-        if !std::mem::take(&mut process.turns[task]) {
+        // A turn that was taken in the meantime. (Of the interfaces each change is told.)
+        if !std::mem::take(&mut process.turns[task]) && task != LINKS {
             return;
         }
         match task {
@@ -762,10 +767,7 @@ impl World {
         }
         if let Some(again) = again {
             let after = clock.reaches(again).saturating_since(self.now);
-            self.push(self.now + after + Duration::from_millis(1), Event::Turn { node, life, task: PLAN });
-            if let Some(process) = &mut self.nodes[node].process {
-                process.turns[PLAN] = true;
-            }
+            self.push(self.now + after, Event::Due { node, life });
         }
         if restless {
             self.wish(node, PLAN, Duration::from_millis(100));
