@@ -36,6 +36,10 @@ pub(super) struct Claims {
     orphans: BTreeMap<Role, Orphan>,
     /// As of the last evaluation.
     holders: Holders,
+    /// Roles of this node that another one, from the other side of a partition, claimed then, too.
+    contested: BTreeSet<Role>,
+    /// When this node last claimed one. It was given that for a reason, which it may hear of only later.
+    claimed: Instant,
     offers: BTreeMap<Role, Offer>,
     /// The roles of those offers that are waited for.
     standing: BTreeSet<Role>,
@@ -76,6 +80,8 @@ impl Default for Claims {
             terms: BTreeMap::new(),
             orphans: BTreeMap::new(),
             holders: BTreeMap::new(),
+            contested: BTreeSet::new(),
+            claimed: Instant::ZERO,
             offers: BTreeMap::new(),
             standing: BTreeSet::new(),
             wake: Instant::FAR_FUTURE,
@@ -109,6 +115,8 @@ impl Claims {
 
     /// Nothing is owned any more, without a hand-over.
     pub(super) fn lose_all(&mut self, table: &mut Table) {
+        // What is known of them is old.
+        self.orphans.clear();
         for (role, term) in std::mem::take(&mut self.held) {
             table.set_claim(&role, Claim::Free(term));
         }
@@ -165,6 +173,7 @@ impl Machine {
         let (holders, offers) = self.read_claims();
         self.yield_to(&holders);
         let before = std::mem::replace(&mut self.claims.holders, holders);
+        self.reaffirm();
         self.claims.offers = offers;
         let standing = self.claims.offers.iter().filter(|(_, offer)| self.stands(offer));
         let standing = standing.map(|(role, _)| role.clone()).collect();
@@ -329,6 +338,23 @@ impl Machine {
         }
     }
 
+    /// Claims anew, under a term of its own, what this node holds and another held, too: clients may have been told
+    /// so, and are told again. Not before the other one has dropped it.
+    fn reaffirm(&mut self) {
+        let peers = self.peers.values().filter(|peer| peer.alive);
+        let claimed =
+            |role: &Role| peers.clone().any(|peer| matches!(peer.table.claim(role), Claim::Holds(_)));
+        let (claimed, others): (BTreeSet<Role>, BTreeSet<Role>) =
+            self.claims.held.keys().cloned().partition(|role| claimed(role));
+        let contested = std::mem::replace(&mut self.claims.contested, claimed);
+        for role in others {
+            let outdone = self.claims.held.get(&role).is_some_and(|term| *term < self.claims.term(&role));
+            if contested.contains(&role) || outdone {
+                self.claim(role);
+            }
+        }
+    }
+
     fn view(&mut self) -> View {
         let mut bids = Bids::new();
         let mut current: BTreeMap<Role, NodeName> = BTreeMap::new();
@@ -374,7 +400,10 @@ impl Machine {
     }
 
     fn count_orphans(&mut self, view: &View, before: &Holders, stood: &BTreeSet<Role>) {
-        let now = self.now;
+        let (now, takeover) = (self.now, self.timing.takeover());
+        // Who listens, or hears a living member through others only, may not have heard yet who has it now.
+        let informed = self.phase == Phase::Settled
+            && self.peers.values().all(|peer| !peer.alive || peer.is_heard(now, takeover));
         let mut orphans = BTreeMap::new();
         for role in view.target.keys() {
             let claims = &self.claims;
@@ -382,7 +411,7 @@ impl Machine {
             if !owned && self.standing_offer(role).is_none() {
                 let orphan = claims.orphans.get(role).copied().unwrap_or_else(|| Orphan {
                     since: now,
-                    bereft: before.contains_key(role) || stood.contains(role),
+                    bereft: informed && (before.contains_key(role) || stood.contains(role)),
                 });
                 orphans.insert(role.clone(), orphan);
             }
@@ -394,20 +423,24 @@ impl Machine {
             let target = &view.target;
             claims.terms.retain(|role, _| target.contains_key(role));
         }
-        // A term that nobody speaks of any more is kept in mind for those that come later.
+        // A term that nobody speaks of any more is kept in mind for those that come later, and told at once to those
+        // that listen: they may own in a moment.
         let settled = self.phase == Phase::Settled;
-        let takeover = self.timing.takeover();
+        let listened = self.peers.values().any(|peer| peer.alive && !peer.table.meta().settled);
         let mut wake = Instant::FAR_FUTURE;
         let mut free = Vec::new();
-        for (role, orphan) in &self.claims.orphans {
-            let term = self.claims.term(role);
-            if !settled || term == Term(0) || self.table.claim(role).term() >= term {
+        for (role, term) in self.claims.terms.iter().filter(|_| settled) {
+            let claims = &self.claims;
+            let owned = claims.holders.contains_key(role) || claims.releasing.contains_key(role);
+            if owned || self.standing_offer(role).is_some() || self.table.claim(role).term() >= *term {
                 continue;
             }
-            if orphan.since + takeover <= now {
-                free.push((role.clone(), term));
-            } else {
-                wake = wake.min(orphan.since + takeover);
+            match claims.orphans.get(role) {
+                Some(orphan) if !listened && now < orphan.since + takeover => {
+                    wake = wake.min(orphan.since + takeover);
+                }
+                None if !listened => {}
+                _ => free.push((role.clone(), *term)),
             }
         }
         for (role, term) in free {
@@ -419,7 +452,7 @@ impl Machine {
     /// Gives away what this node should not own.
     fn give(&mut self, view: &View) {
         let now = self.now;
-        let calm = self.members_since + self.timing.rebalance_after;
+        let calm = self.members_since.max(self.claims.claimed) + self.timing.rebalance_after;
         let mut given = Vec::new();
         let mut later = false;
         for role in self.claims.held.keys() {
@@ -526,6 +559,7 @@ impl Machine {
 
     fn claim(&mut self, role: Role) {
         let term = Term(self.claims.term(&role).0.saturating_add(1));
+        self.claims.claimed = self.now;
         if self.lease.is_none() {
             self.lease = Some(self.next_lease);
             self.next_lease = self.next_lease.next();
