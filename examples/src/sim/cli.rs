@@ -141,8 +141,11 @@ pub fn main(args: &Args) -> ExitCode {
             .iter()
             .map(|it| json!({"seed": it.seed, "what": it.what, "story": it.story}))
             .collect();
-        let figures: BTreeMap<_, _> =
-            tally.figures.iter().map(|(name, (sum, most))| (name, json!({"sum": sum, "most": most}))).collect();
+        let figures: BTreeMap<_, _> = tally
+            .figures
+            .iter()
+            .map(|(name, (sum, most))| (name, json!({"sum": sum, "most": most})))
+            .collect();
         println!(
             "{}",
             json!({

@@ -115,7 +115,13 @@ pub(crate) struct Neighbours {
 }
 
 impl Neighbours {
-    pub(crate) fn new(mac: MacAddr, v4: Ipv4Addr, v6: Ipv6Addr, reachable: Duration, delay: Duration) -> Self {
+    pub(crate) fn new(
+        mac: MacAddr,
+        v4: Ipv4Addr,
+        v6: Ipv6Addr,
+        reachable: Duration,
+        delay: Duration,
+    ) -> Self {
         Self { mac, v4, v6, reachable, delay, entries: BTreeMap::new(), outbox: Vec::new() }
     }
 
@@ -259,7 +265,13 @@ impl Neighbours {
     }
 
     /// The question where `address` is, to all or to one.
-    pub(crate) fn question(mac: MacAddr, v4: Ipv4Addr, v6: Ipv6Addr, address: IpAddr, to: Option<MacAddr>) -> FrameBuf {
+    pub(crate) fn question(
+        mac: MacAddr,
+        v4: Ipv4Addr,
+        v6: Ipv6Addr,
+        address: IpAddr,
+        to: Option<MacAddr>,
+    ) -> FrameBuf {
         match address {
             IpAddr::V4(address) => Arp::directed(mac, v4, address).to_frame(to.unwrap_or(MacAddr::BROADCAST)),
             IpAddr::V6(target) => {
@@ -321,11 +333,17 @@ mod tests {
         ] {
             let mut cache = knows(address);
             cache.hear(at(after), Word { address, mac: NEW, kind }, kind == Kind::Answer);
-            assert_eq!(cache.resolve(at(after), address), Some(now_at), "{address} {kind:?} after {after} ms");
+            assert_eq!(
+                cache.resolve(at(after), address),
+                Some(now_at),
+                "{address} {kind:?} after {after} ms"
+            );
         }
-        for (address, kind, created) in
-            [(v4, Kind::Announcement, false), (v4, Kind::Directed(HOST), true), (v6, Kind::Announcement, false)]
-        {
+        for (address, kind, created) in [
+            (v4, Kind::Announcement, false),
+            (v4, Kind::Directed(HOST), true),
+            (v6, Kind::Announcement, false),
+        ] {
             let second = Duration::from_secs(1);
             let mut cache = Neighbours::new(ME, HOST, "fe80::1".parse().unwrap(), second, second);
             cache.hear(at(0), Word { address, mac: NEW, kind }, false);

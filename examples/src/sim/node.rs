@@ -266,7 +266,8 @@ impl Process {
         set.standby = announcements.standby;
         set.members.clone_from(&self.ownership.members);
         let last = &self.desired;
-        let mail = (&last.entries, &last.standby, &last.members) != (&set.entries, &set.standby, &set.members);
+        let mail =
+            (&last.entries, &last.standby, &last.members) != (&set.entries, &set.standby, &set.members);
         if mail {
             self.generation += 1;
             self.desired = Arc::new(set);

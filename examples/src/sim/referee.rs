@@ -171,7 +171,11 @@ impl Referee {
             let overtaken = theirs.announced.zip(since).is_some_and(|(at, since)| at > since);
             if overtaken && theirs.announced > Some(self.lenient_until) {
                 self.fail(|| {
-                    format!("two speak for {name}: n{} still does, though n{} has announced it since", node + 1, other + 1)
+                    format!(
+                        "two speak for {name}: n{} still does, though n{} has announced it since",
+                        node + 1,
+                        other + 1
+                    )
                 });
             }
         }

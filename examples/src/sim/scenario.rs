@@ -152,7 +152,8 @@ impl Scenario {
             _ => Net { delay: (us(100), us(4000)), loss: 15, duplication: 20, lag: us(2000) },
         };
         let nodes = rng.random_range(2..=5);
-        let count: usize = if rng.random_ratio(1, 3) { rng.random_range(1..=20) } else { rng.random_range(1..=6) };
+        let count: usize =
+            if rng.random_ratio(1, 3) { rng.random_range(1..=20) } else { rng.random_range(1..=6) };
         let v6 = rng.random_range(0..=count);
         let caches = Caches {
             reachable: [ms(1500), ms(5000), ms(30_000)][rng.random_range(0..3)],

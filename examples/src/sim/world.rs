@@ -45,17 +45,47 @@ const AT_ONCE: usize = 6;
 
 #[derive(Debug)]
 enum Event {
-    Arrive { to: usize, life: u64, arrival: Arrival },
-    Frame { to: usize, from: usize, life: u64, frame: FrameBuf },
+    Arrive {
+        to: usize,
+        life: u64,
+        arrival: Arrival,
+    },
+    Frame {
+        to: usize,
+        from: usize,
+        life: u64,
+        frame: FrameBuf,
+    },
     /// An answer for the observer.
-    Answered { word: Word },
-    Timer { node: usize, life: u64, which: usize },
-    Turn { node: usize, life: u64, task: usize },
+    Answered {
+        word: Word,
+    },
+    Timer {
+        node: usize,
+        life: u64,
+        which: usize,
+    },
+    Turn {
+        node: usize,
+        life: u64,
+        task: usize,
+    },
     /// The controller is to have a turn though nothing happened.
-    Due { node: usize, life: u64 },
-    Store { node: usize, life: u64, request: lease::Request },
-    Request { client: usize },
-    Cache { client: usize },
+    Due {
+        node: usize,
+        life: u64,
+    },
+    Store {
+        node: usize,
+        life: u64,
+        request: lease::Request,
+    },
+    Request {
+        client: usize,
+    },
+    Cache {
+        client: usize,
+    },
     Questions,
     Act(Action),
 }
@@ -186,10 +216,10 @@ impl World {
             name: name(node),
             mac: node_mac(node),
             address: SocketAddr::from(([10, 0, 0, u8::try_from(node + 1).unwrap_or(255)], 7946)),
-            clock: scenario.drift.get(node).map_or(Skewed { offset: 0, ppm: 0 }, |(offset, ppm)| Skewed {
-                offset: *offset,
-                ppm: *ppm,
-            }),
+            clock: scenario
+                .drift
+                .get(node)
+                .map_or(Skewed { offset: 0, ppm: 0 }, |(offset, ppm)| Skewed { offset: *offset, ppm: *ppm }),
             on: true,
             carrier: true,
             process: None,
@@ -250,7 +280,8 @@ impl World {
             world.push(at, Event::Act(action));
         }
         for client in 0..world.clients.len() {
-            let at = Instant::from_millis(60) + world.scenario.period * u32::try_from(client).unwrap_or(0) / 4;
+            let at =
+                Instant::from_millis(60) + world.scenario.period * u32::try_from(client).unwrap_or(0) / 4;
             world.push(at, Event::Request { client });
         }
         world.push(Instant::from_millis(70), Event::Questions);
@@ -319,7 +350,9 @@ impl World {
             }
             Event::Timer { node, life, which } => self.timer(node, life, which),
             Event::Turn { node, life, task } => self.turn(node, life, task),
-            Event::Due { node, life } if self.nodes[node].life == life => self.wish(node, PLAN, Duration::ZERO),
+            Event::Due { node, life } if self.nodes[node].life == life => {
+                self.wish(node, PLAN, Duration::ZERO)
+            }
             Event::Due { .. } => {}
             Event::Store { node, life, request } => self.serve(node, life, request),
             Event::Request { client } => self.request(client),
@@ -357,7 +390,10 @@ impl World {
             }
             Action::Pause(node, span, within) if self.nodes[node].runs() => {
                 if within {
-                    self.tell(format!("n{} stands still for {span:?}, from its next batch of frames on", node + 1));
+                    self.tell(format!(
+                        "n{} stands still for {span:?}, from its next batch of frames on",
+                        node + 1
+                    ));
                     self.nodes[node].pause_within = Some(span);
                 } else {
                     self.tell(format!("n{} stands still for {span:?}", node + 1));
@@ -375,6 +411,9 @@ impl World {
                 let after = self.random(CARRIER);
                 self.wish(node, LINKS, after);
                 self.disturb(Some(node), if carrier { None } else { Some(node) });
+                if carrier {
+                    self.referee.lenient(self.now + self.scenario.healing());
+                }
             }
             Action::Split(split) => {
                 let what = match (split.gossip, split.segment) {
@@ -383,7 +422,9 @@ impl World {
                     _ => ", for ARP and NDP",
                 };
                 match split.pair {
-                    Some((a, b)) => self.tell(format!("n{} and n{} do not hear each other{what}", a + 1, b + 1)),
+                    Some((a, b)) => {
+                        self.tell(format!("n{} and n{} do not hear each other{what}", a + 1, b + 1))
+                    }
                     None => self.tell(format!("the network is cut{what}: {}", self.sides(split.side))),
                 }
                 self.splits.push(split);
@@ -437,7 +478,9 @@ impl World {
             None => format!("n{}", port + 1),
         };
         let ports = || 0..self.nodes.len() + self.clients.len();
-        let of = |bit: u32| ports().filter(|port| (side >> port) & 1 == bit).map(name).collect::<Vec<_>>().join(" ");
+        let of = |bit: u32| {
+            ports().filter(|port| (side >> port) & 1 == bit).map(name).collect::<Vec<_>>().join(" ")
+        };
         format!("{} | {}", of(1), of(0))
     }
 
@@ -465,8 +508,9 @@ impl World {
     /// Finds out anew who hears whom.
     fn rewire(&mut self) {
         let count = self.nodes.len();
-        let mut groups: Vec<Option<usize>> =
-            (0..count).map(|node| (self.nodes[node].runs() && self.nodes[node].carrier).then_some(node)).collect();
+        let mut groups: Vec<Option<usize>> = (0..count)
+            .map(|node| (self.nodes[node].runs() && self.nodes[node].carrier).then_some(node))
+            .collect();
         for _ in 0..count {
             for a in 0..count {
                 for b in 0..count {
@@ -524,7 +568,8 @@ impl World {
         let there = |node: usize| self.nodes[node].runs() && self.nodes[node].carrier;
         let all_see = |node: usize| {
             (0..self.nodes.len()).filter(|other| there(*other)).all(|other| {
-                let parted = matches!(self.scenario.mode, Mode::Gossip(_)) && self.gossip[other] != self.gossip[node];
+                let parted =
+                    matches!(self.scenario.mode, Mode::Gossip(_)) && self.gossip[other] != self.gossip[node];
                 parted || self.reaches(port, other)
             })
         };
@@ -628,7 +673,8 @@ impl World {
         it.frames.clear();
         // Terms live in those that run.
         let knows = |other: &usize| *other != node && self.nodes[*other].process.is_some();
-        let known = (0..self.nodes.len()).any(|other| knows(&other) && self.gossip[other] == group && group.is_some());
+        let known = (0..self.nodes.len())
+            .any(|other| knows(&other) && self.gossip[other] == group && group.is_some());
         if !known && matches!(self.scenario.mode, Mode::Gossip(_)) {
             let gone: Vec<usize> = (0..self.nodes.len()).filter(|other| !self.nodes[*other].runs()).collect();
             self.referee.forget(gone.into_iter());
@@ -1050,7 +1096,14 @@ impl World {
         let Some(address) = self.referee.index(word.address) else { return };
         if self.trace {
             let note = if escaped { " (escaped)" } else { "" };
-            println!("{:?} n{} says {} is at {}: {:?}{note}", self.now, node + 1, word.address, word.mac, word.kind);
+            println!(
+                "{:?} n{} says {} is at {}: {:?}{note}",
+                self.now,
+                node + 1,
+                word.address,
+                word.mac,
+                word.kind
+            );
         }
         if !self.nodes[node].carrier {
             return;
@@ -1065,7 +1118,8 @@ impl World {
 
     fn judge(&mut self, node: usize, address: usize, kind: Kind) {
         let name = self.referee.addresses[address];
-        let term = self.nodes[node].process.as_ref().and_then(|process| process.term(name)).unwrap_or_default();
+        let term =
+            self.nodes[node].process.as_ref().and_then(|process| process.term(name)).unwrap_or_default();
         let related: Vec<bool> = (0..self.nodes.len()).map(|other| self.related(node, other)).collect();
         self.referee.heard(self.now, Heard { node, address, kind, term }, |other| related[other]);
         if kind != Kind::Answer {
@@ -1082,7 +1136,11 @@ impl World {
         if quiet {
             let calm = self.referee.quiet_at;
             self.referee.fail(|| {
-                format!("{name} moves from n{} to n{}, though all was quiet from {calm:?} on", before + 1, node + 1)
+                format!(
+                    "{name} moves from n{} to n{}, though all was quiet from {calm:?} on",
+                    before + 1,
+                    node + 1
+                )
             });
         }
         let settled = self.now > self.nodes[before].touched + self.scenario.alone();
@@ -1131,7 +1189,9 @@ impl World {
             return true;
         }
         let process = self.nodes.get(to).and_then(|node| node.process.as_ref());
-        process.is_some_and(|process| process.groups.iter().any(|group| MacAddr::of_ipv6_group(*group) == destination))
+        process.is_some_and(|process| {
+            process.groups.iter().any(|group| MacAddr::of_ipv6_group(*group) == destination)
+        })
     }
 
     fn send(&mut self, from: usize, to: usize, frame: FrameBuf) {
@@ -1246,7 +1306,8 @@ impl World {
             self.referee.unanswered(asked, client, address, must, self.scenario.handover());
         }
         let (clients, count) = (self.clients.len(), self.referee.addresses.len());
-        let unanswered = |(client, address): &(usize, usize)| self.referee.clients[*client][*address].unanswered.is_some();
+        let unanswered =
+            |(client, address): &(usize, usize)| self.referee.clients[*client][*address].unanswered.is_some();
         let all = (0..clients).flat_map(|client| (0..count).map(move |address| (client, address)));
         let mut pairs: Vec<(usize, usize)> = all.filter(unanswered).collect();
         pairs.truncate(AT_ONCE);
