@@ -36,10 +36,8 @@ pub(super) struct Claims {
     orphans: BTreeMap<Role, Orphan>,
     /// As of the last evaluation.
     holders: Holders,
-    /// Roles of this node that another one, from the other side of a partition, claimed then, too.
-    contested: BTreeSet<Role>,
-    /// When this node last claimed one. It was given that for a reason, which it may hear of only later.
-    claimed: Instant,
+    /// When this node was last offered one. There is a reason for that, which it may hear of only later.
+    offered: Instant,
     offers: BTreeMap<Role, Offer>,
     /// The roles of those offers that are waited for.
     standing: BTreeSet<Role>,
@@ -80,8 +78,7 @@ impl Default for Claims {
             terms: BTreeMap::new(),
             orphans: BTreeMap::new(),
             holders: BTreeMap::new(),
-            contested: BTreeSet::new(),
-            claimed: Instant::ZERO,
+            offered: Instant::ZERO,
             offers: BTreeMap::new(),
             standing: BTreeSet::new(),
             wake: Instant::FAR_FUTURE,
@@ -174,6 +171,11 @@ impl Machine {
         self.yield_to(&holders);
         let before = std::mem::replace(&mut self.claims.holders, holders);
         self.reaffirm();
+        let offered =
+            |(role, offer): (&Role, &Offer)| offer.to == self.me && !self.claims.offers.contains_key(role);
+        if offers.iter().any(offered) {
+            self.claims.offered = self.now;
+        }
         self.claims.offers = offers;
         let standing = self.claims.offers.iter().filter(|(_, offer)| self.stands(offer));
         let standing = standing.map(|(role, _)| role.clone()).collect();
@@ -321,37 +323,37 @@ impl Machine {
         let claims = &mut self.claims;
         let mut lost = Vec::new();
         for (role, said) in self.table.roles() {
-            if said.claim == Claim::None {
-                continue;
-            }
             if let Some((term, by)) = holders.get(role)
                 && *by != self.me
-                && *term >= said.claim.term()
             {
-                lost.push(role.clone());
+                match said.claim {
+                    Claim::None => {}
+                    // Until the other one has claimed it anew.
+                    Claim::Free(free) if *term == free => {}
+                    _ if *term >= said.claim.term() => lost.push((role.clone(), *term)),
+                    _ => {}
+                }
             }
         }
-        for role in lost {
-            claims.held.remove(&role);
-            claims.releasing.remove(&role);
-            self.table.set_claim(&role, Claim::None);
+        for (role, term) in lost {
+            let acted = claims.held.remove(&role).is_some() | claims.releasing.remove(&role).is_some();
+            let claim = if acted { Claim::Free(term) } else { Claim::None };
+            self.table.set_claim(&role, claim);
         }
     }
 
-    /// Claims anew, under a term of its own, what this node holds and another held, too: clients may have been told
-    /// so, and are told again. Not before the other one has dropped it.
+    /// Claims anew, under a term of its own, what this node holds and another one dropped because of that, or spoke of
+    /// under a higher term: clients on the other side of a partition were told so, and are told again.
     fn reaffirm(&mut self) {
-        let peers = self.peers.values().filter(|peer| peer.alive);
-        let claimed =
-            |role: &Role| peers.clone().any(|peer| matches!(peer.table.claim(role), Claim::Holds(_)));
-        let (claimed, others): (BTreeSet<Role>, BTreeSet<Role>) =
-            self.claims.held.keys().cloned().partition(|role| claimed(role));
-        let contested = std::mem::replace(&mut self.claims.contested, claimed);
-        for role in others {
-            let outdone = self.claims.held.get(&role).is_some_and(|term| *term < self.claims.term(&role));
-            if contested.contains(&role) || outdone {
-                self.claim(role);
-            }
+        let living = self.peers.values().filter(|peer| peer.alive);
+        let outdone = |(role, term): &(&Role, &Term)| {
+            let dropped = |claim: &Claim| matches!(claim, Claim::Free(free) if free >= *term);
+            self.claims.term(role) > **term || living.clone().any(|peer| dropped(peer.table.claim(role)))
+        };
+        let outdone: Vec<Role> =
+            self.claims.held.iter().filter(outdone).map(|(role, _)| role.clone()).collect();
+        for role in outdone {
+            self.claim(role);
         }
     }
 
@@ -452,7 +454,7 @@ impl Machine {
     /// Gives away what this node should not own.
     fn give(&mut self, view: &View) {
         let now = self.now;
-        let calm = self.members_since.max(self.claims.claimed) + self.timing.rebalance_after;
+        let calm = self.members_since.max(self.claims.offered) + self.timing.rebalance_after;
         let mut given = Vec::new();
         let mut later = false;
         for role in self.claims.held.keys() {
@@ -559,7 +561,6 @@ impl Machine {
 
     fn claim(&mut self, role: Role) {
         let term = Term(self.claims.term(&role).0.saturating_add(1));
-        self.claims.claimed = self.now;
         if self.lease.is_none() {
             self.lease = Some(self.next_lease);
             self.next_lease = self.next_lease.next();
