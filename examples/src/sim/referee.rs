@@ -17,6 +17,8 @@ struct Spoken {
     since: Option<Instant>,
     at: Option<Instant>,
     announced: Option<Instant>,
+    /// Who could know, a bit each.
+    known_to: u32,
 }
 
 /// What a client has lived to see of an address.
@@ -68,6 +70,8 @@ pub(crate) struct Referee {
     paced: Vec<Instant>,
     /// Datagrams of each node in the present second.
     seconds: Vec<(u64, u64)>,
+    /// A client may be told by two owners.
+    torn: bool,
     pub(crate) figures: Figures,
     pub(crate) failure: Option<String>,
 }
@@ -79,6 +83,10 @@ pub(crate) struct Heard {
     pub(crate) address: usize,
     pub(crate) kind: Kind,
     pub(crate) term: Term,
+    /// Whom it must agree with, a bit each: those that hear each other.
+    pub(crate) related: u32,
+    /// Who runs, a bit each.
+    pub(crate) running: u32,
 }
 
 impl Referee {
@@ -95,6 +103,7 @@ impl Referee {
             clients: vec![vec![Experience::default(); count]; scenario.clients],
             paced: vec![Instant::ZERO; nodes],
             seconds: vec![(0, 0); nodes],
+            torn: false,
             figures: Figures::default(),
             failure: None,
         }
@@ -145,15 +154,16 @@ impl Referee {
         self.paced[node] = Instant::ZERO;
     }
 
-    /// 1 and 5: at most one speaks for an address, and terms rise. `related` tells whom it must agree with.
-    pub(crate) fn heard(&mut self, now: Instant, it: Heard, related: impl Fn(usize) -> bool) {
+    /// 1 and 5: at most one speaks for an address, and terms rise.
+    pub(crate) fn heard(&mut self, now: Instant, it: Heard) {
         self.figures.frames += 1;
-        let Heard { node, address, kind, term } = it;
+        let Heard { node, address, kind, term, related, running } = it;
         let mine = self.spoken[address][node];
         let name = self.addresses[address];
         for (other, theirs) in self.spoken[address].clone().into_iter().enumerate() {
-            let Some(at) = theirs.at.filter(|_| other != node && now > self.lenient_until && related(other))
-            else {
+            // What was said on the other side of a cut by one that has been silent since is not known.
+            let known = (theirs.known_to >> node | running >> other) & related >> other & 1 == 1;
+            let Some(at) = theirs.at.filter(|_| other != node && now > self.lenient_until && known) else {
                 continue;
             };
             if (theirs.term, other) > (term, node) {
@@ -185,6 +195,7 @@ impl Referee {
         }
         spoken.at = Some(now);
         spoken.term = term;
+        spoken.known_to = related;
         if kind == Kind::Announcement {
             spoken.announced = Some(now);
         }
@@ -244,11 +255,18 @@ impl Referee {
         let it = &mut self.clients[client][address];
         if speaker == Some(from) {
             it.told = true;
-            it.misled = false;
+            it.misled = self.torn;
         } else {
             it.misled = true;
             self.figures.misled += 1;
         }
+    }
+
+    /// A cut that the nodes do not notice, or that lets two owners be heard by one client, begins or ends: the clients'
+    /// caches are to find out by themselves who is where.
+    pub(crate) fn mislead(&mut self, torn: bool) {
+        self.torn = torn;
+        self.clients.iter_mut().flatten().for_each(|it| it.misled = true);
     }
 
     /// A frame about an address was lost on its way to or from a client.

@@ -429,14 +429,17 @@ impl World {
                 }
                 self.splits.push(split);
                 self.disturb(None, None);
+                self.mislead();
             }
             Action::Heal(number) => {
-                let before = self.splits.len();
-                self.splits.retain(|split| split.number != number);
-                if self.splits.len() != before {
+                if let Some(at) = self.splits.iter().position(|split| split.number == number) {
+                    let split = self.splits.remove(at);
                     self.tell("the network is whole again".to_owned());
                     self.disturb(None, None);
                     self.referee.lenient(self.now + self.scenario.healing());
+                    if split.segment != split.gossip || matches!(self.scenario.mode, Mode::Lease(_)) {
+                        self.mislead();
+                    }
                 }
             }
             Action::Drain(node, draining) => {
@@ -503,6 +506,11 @@ impl World {
             Some(node) => self.nodes[node].touched = self.now,
             None => self.nodes.iter_mut().for_each(|node| node.touched = self.now),
         }
+    }
+
+    fn mislead(&mut self) {
+        let torn = self.splits.iter().any(|split| split.gossip && (!split.segment || split.pair.is_some()));
+        self.referee.mislead(torn && matches!(self.scenario.mode, Mode::Gossip(_)));
     }
 
     /// Finds out anew who hears whom.
@@ -911,6 +919,9 @@ impl World {
                 self.say(|| format!("n{} owns {mine:?}, {members} members", node + 1));
             }
         }
+        if said.notices.iter().any(|notice| notice == "LeaseLost") {
+            self.lease_lost(node);
+        }
         if said.ownership {
             self.wish(node, PLAN, Duration::ZERO);
         }
@@ -932,6 +943,15 @@ impl World {
             return;
         }
         self.set_timer(node, ELECTOR);
+    }
+
+    /// Without a fault that happens only if all answers of a lease's time are lost.
+    fn lease_lost(&mut self, node: usize) {
+        if self.now > self.referee.quiet_at && self.scenario.net.loss == 0 {
+            self.referee.fail(|| format!("n{} loses its lease, and nothing is wrong", node + 1));
+        }
+        self.tell(format!("n{} loses its lease", node + 1));
+        self.disturb(Some(node), Some(node));
     }
 
     /// As the announcer's driver: frames whose time has passed are not sent.
@@ -1120,8 +1140,12 @@ impl World {
         let name = self.referee.addresses[address];
         let term =
             self.nodes[node].process.as_ref().and_then(|process| process.term(name)).unwrap_or_default();
-        let related: Vec<bool> = (0..self.nodes.len()).map(|other| self.related(node, other)).collect();
-        self.referee.heard(self.now, Heard { node, address, kind, term }, |other| related[other]);
+        let bits = |is: &dyn Fn(usize) -> bool| {
+            (0..self.nodes.len()).filter(|other| is(*other)).fold(0_u32, |bits, other| bits | 1 << other)
+        };
+        let related = bits(&|other| self.related(node, other));
+        let running = bits(&|other| self.nodes[other].runs());
+        self.referee.heard(self.now, Heard { node, address, kind, term, related, running });
         if kind != Kind::Answer {
             self.referee.unasked(self.now, node, &self.scenario);
         }
@@ -1144,7 +1168,7 @@ impl World {
             });
         }
         let settled = self.now > self.nodes[before].touched + self.scenario.alone();
-        let agrees = related[before] && self.splits.is_empty();
+        let agrees = related >> before & 1 == 1 && self.splits.is_empty();
         let preferred = self.scenario.preferred == Some(node);
         if self.nodes[before].could_own() && settled && agrees && !preferred && load.0 < load.1 + 2 {
             self.referee.fail(|| {
