@@ -195,7 +195,7 @@ impl Referee {
         }
         spoken.at = Some(now);
         spoken.term = term;
-        spoken.known_to = related;
+        spoken.known_to = related & running;
         if kind == Kind::Announcement {
             spoken.announced = Some(now);
         }

@@ -144,6 +144,8 @@ pub(crate) struct World {
     documents: plan::World,
     allocations: Allocations,
     splits: Vec<Split>,
+    /// When a split last ended.
+    healed: Instant,
     /// Which nodes hear each other, directly or through others; `None` for those that hear nobody.
     gossip: Vec<Option<usize>>,
     streams: BTreeMap<(usize, u64), (usize, u64)>,
@@ -259,6 +261,7 @@ impl World {
             documents,
             allocations,
             splits: Vec::new(),
+            healed: Instant::ZERO,
             streams: BTreeMap::new(),
             store: BTreeMap::new(),
             revision: 0,
@@ -402,6 +405,9 @@ impl World {
             }
             Action::Resume(node) if self.nodes[node].paused => {
                 self.tell(format!("n{} goes on", node + 1));
+                if self.healed > self.nodes[node].touched {
+                    self.referee.lenient(self.now + self.scenario.healing());
+                }
                 self.resume(node);
                 self.disturb(Some(node), None);
             }
@@ -434,6 +440,7 @@ impl World {
             Action::Heal(number) => {
                 if let Some(at) = self.splits.iter().position(|split| split.number == number) {
                     let split = self.splits.remove(at);
+                    self.healed = self.now;
                     self.tell("the network is whole again".to_owned());
                     self.disturb(None, None);
                     self.referee.lenient(self.now + self.scenario.healing());
@@ -679,6 +686,10 @@ impl World {
         it.caught.clear();
         it.datagrams.clear();
         it.frames.clear();
+        // Whom it has told where it is on its side of a cut, nobody else knows.
+        if !self.splits.is_empty() {
+            self.mislead();
+        }
         // Terms live in those that run.
         let knows = |other: &usize| *other != node && self.nodes[*other].process.is_some();
         let known = (0..self.nodes.len())
@@ -1167,7 +1178,11 @@ impl World {
                 )
             });
         }
-        let settled = self.now > self.nodes[before].touched + self.scenario.alone();
+        let untouched = |node: usize, span: Duration| self.now > self.nodes[node].touched + span;
+        // One that stands still may have been given the address before it could say so.
+        let settled = untouched(before, self.scenario.alone())
+            && untouched(node, self.scenario.takeover())
+            && !self.nodes.iter().any(|node| node.paused);
         let agrees = related >> before & 1 == 1 && self.splits.is_empty();
         let preferred = self.scenario.preferred == Some(node);
         if self.nodes[before].could_own() && settled && agrees && !preferred && load.0 < load.1 + 2 {
