@@ -1,4 +1,9 @@
-//! Clusters in one process under virtual time.
+//! Clusters in one process under virtual time: repeats what a seed stands for, and judges whether the promises held.
+//!
+//! ```text
+//! cargo run --release --example simulate -- --seed 7 --trace
+//! cargo run --release --example simulate -- --seed 10000 --seeds 100000 --json
+//! ```
 
 use std::process::ExitCode;
 

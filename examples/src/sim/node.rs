@@ -34,6 +34,8 @@ pub(crate) struct Node {
     /// Counts its processes, over all nodes.
     pub(crate) life: u64,
     pub(crate) paused: bool,
+    /// When it last began to stand still.
+    pub(crate) paused_at: Instant,
     /// The pause begins with the next batch of frames, after the last look at the clock.
     pub(crate) pause_within: Option<lbcore::time::Duration>,
     /// The batch within which it began.

@@ -227,6 +227,7 @@ impl World {
             process: None,
             life: 0,
             paused: false,
+            paused_at: Instant::ZERO,
             pause_within: None,
             caught: Vec::new(),
             datagrams: VecDeque::new(),
@@ -405,7 +406,7 @@ impl World {
             }
             Action::Resume(node) if self.nodes[node].paused => {
                 self.tell(format!("n{} goes on", node + 1));
-                if self.healed > self.nodes[node].touched {
+                if self.healed >= self.nodes[node].paused_at {
                     self.referee.lenient(self.now + self.scenario.healing());
                 }
                 self.resume(node);
@@ -702,6 +703,7 @@ impl World {
 
     fn pause(&mut self, node: usize, span: Duration) {
         self.nodes[node].paused = true;
+        self.nodes[node].paused_at = self.now;
         self.push(self.now + span, Event::Act(Action::Resume(node)));
         self.disturb(Some(node), Some(node));
     }
