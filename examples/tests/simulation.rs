@@ -60,7 +60,7 @@ fn the_referee_finds_what_is_wrong() {
         (Fake::NeverAnnounces, "nobody answers for"),
         (Fake::Restless, "moves from"),
         (Fake::Storms, "a storm"),
-        (Fake::Boasts, "its status denies it"),
+        (Fake::Denies, "its status denies it"),
     ] {
         let tally = run_many(0..200, fake, u64::MAX);
         let found = tally.failures.iter().filter(|failure| failure.what.contains(finding)).count();

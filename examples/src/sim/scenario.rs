@@ -50,8 +50,8 @@ pub enum Fake {
     Restless,
     /// The first node's announcer keeps to a pace that is ten times the one that it is told.
     Storms,
-    /// The first node's status claims what its announcer does not do.
-    Boasts,
+    /// The first node's status says nothing of what its announcer does.
+    Denies,
     /// The first node's announcers hold every ownership for the first one.
     ForgetsTerms,
 }

@@ -1008,9 +1008,11 @@ impl World {
         if process.publish() && process.responder.counters().events_lost > 0 {
             self.referee.fail(|| format!("n{}: events are lost", node + 1));
         }
-        let boasts = node == 0 && self.scenario.fake == Fake::Boasts;
+        if node == 0 && self.scenario.fake == Fake::Denies {
+            process.status.entries.clear();
+        }
         for address in sent {
-            if !process.says_announced(address) || boasts {
+            if !process.says_announced(address) {
                 self.referee.fail(|| format!("n{} speaks for {address}, and its status denies it", node + 1));
             }
         }
@@ -1157,7 +1159,7 @@ impl World {
             (0..self.nodes.len()).filter(|other| is(*other)).fold(0_u32, |bits, other| bits | 1 << other)
         };
         let related = bits(&|other| self.related(node, other));
-        let running = bits(&|other| self.nodes[other].runs());
+        let running = bits(&|other| self.nodes[other].runs() && self.nodes[other].carrier);
         self.referee.heard(self.now, Heard { node, address, kind, term, related, running });
         if kind != Kind::Answer {
             self.referee.unasked(self.now, node, &self.scenario);
