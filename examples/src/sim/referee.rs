@@ -141,9 +141,9 @@ impl Referee {
     }
 
     /// What `node` knew of terms is known to nobody any more.
-    pub(crate) fn forget(&mut self, nodes: impl Iterator<Item = usize> + Clone) {
+    pub(crate) fn forget(&mut self, nodes: &[usize]) {
         for spoken in &mut self.spoken {
-            for node in nodes.clone() {
+            for node in nodes.iter().copied() {
                 spoken[node] = Spoken::default();
             }
         }

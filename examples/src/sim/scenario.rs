@@ -57,7 +57,7 @@ pub enum Fake {
 }
 
 /// Something that happens to the cluster.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     /// SIGKILL: the kernel closes the connections.
     Kill(usize),

@@ -318,7 +318,7 @@ impl World {
         }
     }
 
-    fn tell(&mut self, what: String) {
+    fn tell(&mut self, what: impl std::fmt::Display) {
         self.say(|| format!("--- {what}"));
         self.story.push(format!("{:?} {what}", self.now));
     }
@@ -355,7 +355,7 @@ impl World {
             Event::Timer { node, life, which } => self.timer(node, life, which),
             Event::Turn { node, life, task } => self.turn(node, life, task),
             Event::Due { node, life } if self.nodes[node].life == life => {
-                self.wish(node, PLAN, Duration::ZERO)
+                self.wish(node, PLAN, Duration::ZERO);
             }
             Event::Due { .. } => {}
             Event::Store { node, life, request } => self.serve(node, life, request),
@@ -430,7 +430,7 @@ impl World {
                 };
                 match split.pair {
                     Some((a, b)) => {
-                        self.tell(format!("n{} and n{} do not hear each other{what}", a + 1, b + 1))
+                        self.tell(format!("n{} and n{} do not hear each other{what}", a + 1, b + 1));
                     }
                     None => self.tell(format!("the network is cut{what}: {}", self.sides(split.side))),
                 }
@@ -697,7 +697,7 @@ impl World {
             .any(|other| knows(&other) && self.gossip[other] == group && group.is_some());
         if !known && matches!(self.scenario.mode, Mode::Gossip(_)) {
             let gone: Vec<usize> = (0..self.nodes.len()).filter(|other| !self.nodes[*other].runs()).collect();
-            self.referee.forget(gone.into_iter());
+            self.referee.forget(&gone);
         }
     }
 
@@ -821,7 +821,7 @@ impl World {
         let Some(process) = &mut it.process else { return };
         let mut how = (it.ready, it.draining);
         if restless {
-            how.1 = self.now.as_nanos() / 700_000_000 % 2 == 0;
+            how.1 = (self.now.as_nanos() / 700_000_000).is_multiple_of(2);
         }
         let (mail, told, again) = process.plan(&it.name, local, &self.documents, &self.allocations, how);
         let life = it.life;
