@@ -41,7 +41,8 @@
 //! 4. **No storm.** Unasked frames keep to the pace; a node sends no more than six datagrams a round and forty a second to
 //!    each other one, or twenty requests a second for each node and two more to the store; no event is lost; nothing
 //!    piles up.
-//! 5. **Terms rise** with each owner (see 1), and whoever speaks for an address says so in its status.
+//! 5. **Terms rise** with each owner (see 1; by gossip two owners, one after the other, may have the same if the second
+//!    could hear of the first through a third node only: seeds 649 and 3130), and whoever speaks for an address says so in its status.
 
 mod cli;
 mod clock;

@@ -166,7 +166,11 @@ impl Referee {
             let Some(at) = theirs.at.filter(|_| other != node && now > self.lenient_until && known) else {
                 continue;
             };
-            if (theirs.term, other) > (term, node) {
+            // A gap that is known: who hears of the last owner through a third one only, after it is dead, may come to
+            // the same term. Both must not speak under it.
+            let began = mine.since.filter(|_| mine.term == term).unwrap_or(now);
+            let repeated = theirs.term == term && at < began;
+            if (theirs.term, other) > (term, node) && !repeated {
                 let later = theirs.term;
                 self.fail(|| {
                     format!(
