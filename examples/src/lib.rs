@@ -11,6 +11,8 @@ pub mod limits;
 pub mod netns;
 #[cfg(target_os = "linux")]
 pub mod node;
+#[cfg(target_os = "linux")]
+pub mod sim;
 
 /// The project's README, whose example must compile.
 #[cfg(doctest)]

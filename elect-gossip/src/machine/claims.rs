@@ -36,6 +36,8 @@ pub(super) struct Claims {
     orphans: BTreeMap<Role, Orphan>,
     /// As of the last evaluation.
     holders: Holders,
+    /// When this node was last offered one. There is a reason for that, which it may hear of only later.
+    offered: Instant,
     offers: BTreeMap<Role, Offer>,
     /// The roles of those offers that are waited for.
     standing: BTreeSet<Role>,
@@ -76,6 +78,7 @@ impl Default for Claims {
             terms: BTreeMap::new(),
             orphans: BTreeMap::new(),
             holders: BTreeMap::new(),
+            offered: Instant::ZERO,
             offers: BTreeMap::new(),
             standing: BTreeSet::new(),
             wake: Instant::FAR_FUTURE,
@@ -109,6 +112,8 @@ impl Claims {
 
     /// Nothing is owned any more, without a hand-over.
     pub(super) fn lose_all(&mut self, table: &mut Table) {
+        // What is known of them is old.
+        self.orphans.clear();
         for (role, term) in std::mem::take(&mut self.held) {
             table.set_claim(&role, Claim::Free(term));
         }
@@ -170,6 +175,12 @@ impl Machine {
         let (holders, offers) = self.read_claims();
         self.yield_to(&holders);
         let before = std::mem::replace(&mut self.claims.holders, holders);
+        self.reaffirm();
+        let offered =
+            |(role, offer): (&Role, &Offer)| offer.to == self.me && !self.claims.offers.contains_key(role);
+        if offers.iter().any(offered) {
+            self.claims.offered = self.now;
+        }
         self.claims.offers = offers;
         let standing = self.claims.offers.iter().filter(|(_, offer)| self.stands(offer));
         let standing = standing.map(|(role, _)| role.clone()).collect();
@@ -326,20 +337,37 @@ impl Machine {
         let claims = &mut self.claims;
         let mut lost = Vec::new();
         for (role, said) in self.table.roles() {
-            if said.claim == Claim::None {
-                continue;
-            }
             if let Some((term, by)) = holders.get(role)
                 && *by != self.me
-                && *term >= said.claim.term()
             {
-                lost.push(role.clone());
+                match said.claim {
+                    Claim::None => {}
+                    // Until the other one has claimed it anew.
+                    Claim::Free(free) if *term == free => {}
+                    _ if *term >= said.claim.term() => lost.push((role.clone(), *term)),
+                    _ => {}
+                }
             }
         }
-        for role in lost {
-            claims.held.remove(&role);
-            claims.releasing.remove(&role);
-            self.table.set_claim(&role, Claim::None);
+        for (role, term) in lost {
+            let acted = claims.held.remove(&role).is_some() | claims.releasing.remove(&role).is_some();
+            let claim = if acted { Claim::Free(term) } else { Claim::None };
+            self.table.set_claim(&role, claim);
+        }
+    }
+
+    /// Claims anew, under a term of its own, what this node holds and another one dropped because of that, or spoke of
+    /// under a higher term: clients on the other side of a partition were told so, and are told again.
+    fn reaffirm(&mut self) {
+        let living = self.peers.values().filter(|peer| peer.alive);
+        let outdone = |(role, term): &(&Role, &Term)| {
+            let dropped = |claim: &Claim| matches!(claim, Claim::Free(free) if free >= *term);
+            self.claims.term(role) > **term || living.clone().any(|peer| dropped(peer.table.claim(role)))
+        };
+        let outdone: Vec<Role> =
+            self.claims.held.iter().filter(outdone).map(|(role, _)| role.clone()).collect();
+        for role in outdone {
+            self.claim(role);
         }
     }
 
@@ -407,7 +435,11 @@ impl Machine {
     }
 
     fn count_orphans(&mut self, view: &View, before: &Holders, stood: &BTreeSet<Role>) {
-        let now = self.now;
+        let (now, takeover) = (self.now, self.timing.takeover());
+        let timing = self.timing;
+        // Who listens, or hears a living member through others only, may not have heard yet who has it now.
+        let informed = self.phase == Phase::Settled
+            && self.peers.values().all(|peer| !peer.alive || peer.is_heard(now, &timing));
         let mut orphans = BTreeMap::new();
         for role in view.target.keys() {
             let claims = &self.claims;
@@ -415,7 +447,7 @@ impl Machine {
             if !owned && self.standing_offer(role).is_none() {
                 let orphan = claims.orphans.get(role).copied().unwrap_or_else(|| Orphan {
                     since: now,
-                    bereft: before.contains_key(role) || stood.contains(role),
+                    bereft: informed && (before.contains_key(role) || stood.contains(role)),
                 });
                 orphans.insert(role.clone(), orphan);
             }
@@ -427,20 +459,24 @@ impl Machine {
             let target = &view.target;
             claims.terms.retain(|role, _| target.contains_key(role));
         }
-        // A term that nobody speaks of any more is kept in mind for those that come later.
+        // A term that nobody speaks of any more is kept in mind for those that come later, and told at once to those
+        // that listen: they may own in a moment.
         let settled = self.phase == Phase::Settled;
-        let takeover = self.timing.takeover();
+        let listened = self.peers.values().any(|peer| peer.alive && !peer.table.meta().settled);
         let mut wake = Instant::FAR_FUTURE;
         let mut free = Vec::new();
-        for (role, orphan) in &self.claims.orphans {
-            let term = self.claims.term(role);
-            if !settled || term == Term(0) || self.table.claim(role).term() >= term {
+        for (role, term) in self.claims.terms.iter().filter(|_| settled) {
+            let claims = &self.claims;
+            let owned = claims.holders.contains_key(role) || claims.releasing.contains_key(role);
+            if owned || self.standing_offer(role).is_some() || self.table.claim(role).term() >= *term {
                 continue;
             }
-            if orphan.since + takeover <= now {
-                free.push((role.clone(), term));
-            } else {
-                wake = wake.min(orphan.since + takeover);
+            match claims.orphans.get(role) {
+                Some(orphan) if !listened && now < orphan.since + takeover => {
+                    wake = wake.min(orphan.since + takeover);
+                }
+                None if !listened => {}
+                _ => free.push((role.clone(), *term)),
             }
         }
         for (role, term) in free {
@@ -452,7 +488,7 @@ impl Machine {
     /// Gives away what this node should not own.
     fn give(&mut self, view: &View) {
         let now = self.now;
-        let calm = self.members_since + self.timing.rebalance_after;
+        let calm = self.members_since.max(self.claims.offered) + self.timing.rebalance_after;
         let mut given = Vec::new();
         let mut offered = Vec::new();
         let mut later = false;

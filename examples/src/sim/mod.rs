@@ -1,0 +1,151 @@
+//! The whole thing in one process under virtual time: the real machines of the electors, the planner and the announcer,
+//! on simulated machines, networks, clocks and clients. Everything follows from the seed.
+//!
+//! The simulator is the driver of the machines and keeps the drivers' rules: what has happened goes in before timers,
+//! what an elector says goes out before what it wants sent, a frame past its deadline is not sent, a received frame
+//! bears the time at which it arrived. Between an elector's word and its announcer's obedience lie turns of tasks. A
+//! process that stands still finds its sockets full when it goes on, and does what has waited in any order.
+//!
+//! # What befalls a cluster
+//! A process is killed (its host refuses streams), a machine loses its power, a process stands still (some within a batch
+//! of frames, after the last look at the clock), a cable is out, the network is cut (for gossip, for ARP and NDP, or
+//! both; or between two nodes), a node drains, its checks fail, it restarts in order, all restart one after the other,
+//! the store is out of reach. Then it ends, one after the other or overlapping. Meanwhile messages and frames are delayed,
+//! reordered, lost and sent twice, clocks run up to 500 ppm fast or slow, and timers fire late.
+//!
+//! # What is judged
+//! From outside: by the frames on the wire, labelled with the term of the set that the announcer was given, and by what
+//! clients see, whose neighbour caches behave as Linux's do.
+//!
+//! 1. **One speaks for an address.** After a frame of one node no other that must agree with it speaks under an older or
+//!    the same term, and whoever goes on under its term finds that no other has announced the address since. By leases
+//!    all nodes must agree, always. By gossip those must that hear each other, directly or through others, and reach
+//!    each other on the segment. Windows in which it is not judged:
+//!    - a process that went on within a batch: that one batch, at most 64 frames;
+//!    - by gossip, after a cut has healed or a cable is in again: `Scenario::healing`, two rounds of heartbeats (five, if
+//!      messages are lost) and the way to the announcers; the same for one that stood still when it healed;
+//!    - what was spoken on the other side of a cut, or while the other stood still, by one that does not run any more:
+//!      nobody can know.
+//! 2. **Somebody answers again.** A question (that is not lost) is asked for each address on behalf of each client. From
+//!    the last disturbance on it may go unanswered for `Scenario::takeover`, twice the noticing and dealing, or for
+//!    `Scenario::alone` where a node hears nobody or has just started: a fresh link counts only after 1.5 s, and a
+//!    fresh process listens first. Afterwards a hand-over may take `Scenario::handover`, and when all is quiet nothing
+//!    goes unanswered. It is asked for only where an eligible node is there which the client reaches, and every node
+//!    that this one hears: a cut that nodes cannot notice is none that they could heal.
+//!    **The client's requests** succeed a hand-over, the pace of announcements and a few requests later; a frame that was
+//!    lost excuses until the next one is due (1.25 s). Not judged, until the cache finds out by itself: whom an allowed
+//!    stale frame has misled; whom all announcements missed; who was told by a node on its side of a cut that died
+//!    there; all, from when a cut begins that gossip or the segment alone feels until it is over and each was told anew.
+//! 3. **Nothing moves without need.** Nothing moves when all has been quiet for `Scenario::calm`. Before that, what a node
+//!    gives away that is well and untouched goes to one that speaks for at least two fewer, or is preferred.
+//! 4. **No storm.** Unasked frames keep to the pace; a node sends no more than six datagrams a round and forty a second to
+//!    each other one, or twenty requests a second for each node and two more to the store; no event is lost; nothing
+//!    piles up.
+//! 5. **Terms rise** with each owner (see 1; by gossip two owners, one after the other, may have the same if the second
+//!    could hear of the first through a third node only: seeds 649 and 3130), and whoever speaks for an address says so in its status.
+
+mod cli;
+mod clock;
+mod neighbours;
+mod node;
+mod referee;
+mod scenario;
+mod world;
+
+use std::fmt;
+
+use lbcore::time::Duration;
+
+pub use cli::{Args, Tally, main, run_many};
+pub use scenario::Fake;
+
+use self::scenario::Scenario;
+use self::world::World;
+
+/// What became of a seed in which no promise was broken.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// What befell the cluster, in words.
+    pub story: Vec<String>,
+    /// How much time passed in it.
+    pub simulated: Duration,
+    /// How many things happened.
+    pub events: u64,
+    /// What was counted.
+    pub figures: Vec<(&'static str, u64)>,
+}
+
+/// A promise that was broken.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// The seed.
+    pub seed: u64,
+    /// What is wrong.
+    pub what: String,
+    /// What befell the cluster until then, in words.
+    pub story: Vec<String>,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "seed {}: {}", self.seed, self.what)?;
+        for line in &self.story {
+            writeln!(f, "    {line}")?;
+        }
+        write!(f, "repeat it: cargo run --release --example simulate -- --seed {} --trace", self.seed)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// Tells the story of `seed`, and judges it. With `trace` every frame and event is printed.
+///
+/// # Errors
+/// The first promise that was broken.
+pub fn run(seed: u64, fake: Fake, trace: bool) -> Result<Outcome, Failure> {
+    let scenario = Scenario::of_seed(seed, fake);
+    let headline = headline(&scenario);
+    if trace {
+        println!("{headline}");
+    }
+    let failure = |what: String, story: Vec<String>| Failure {
+        seed,
+        what,
+        story: std::iter::once(headline.clone()).chain(story).collect(),
+    };
+    let mut world = World::new(scenario, trace).map_err(|what| failure(what, Vec::new()))?;
+    world.run();
+    let at = world.now;
+    if let Some(what) = world.referee.failure {
+        return Err(failure(format!("at {at:?}: {what}"), world.story));
+    }
+    let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+    let figures = &world.referee.figures;
+    Ok(Outcome {
+        story: world.story,
+        simulated: world.scenario.end.saturating_since(lbcore::time::Instant::ZERO),
+        events: world.events,
+        figures: vec![
+            ("moves", figures.moves),
+            ("frames", figures.frames),
+            ("escaped", figures.escaped),
+            ("messages", figures.datagrams),
+            ("requests", figures.requests),
+            ("failed", figures.failed),
+            ("misled", figures.misled),
+            ("unanswered_ms", millis(figures.unanswered)),
+            ("failing_ms", millis(figures.failing)),
+            ("busiest_second_percent", figures.busiest_second),
+        ],
+    })
+}
+
+/// What the cluster is like, in a line.
+fn headline(scenario: &Scenario) -> String {
+    let Scenario { mode, nodes, v4, v6, clients, net, pace, .. } = scenario;
+    format!(
+        "{nodes} nodes, {v4} IPv4 and {v6} IPv6 addresses, {clients} clients; {mode:?}; {net:?}; {pace:?}; \
+         preferred {:?}, snooping {}, {:?}",
+        scenario.preferred, scenario.snooping, scenario.caches
+    )
+}
