@@ -12,7 +12,7 @@ use sim::{large, stories};
 const SEEDS: u64 = 200;
 
 /// Clusters of fifty.
-const LARGE: u64 = 10;
+const LARGE: u64 = 4;
 
 #[test]
 fn fifty_nodes_have_one_owner_each_whatever_happens() {

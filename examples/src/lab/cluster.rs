@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use ipnet::IpNet;
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
 use super::LabError;
@@ -27,6 +27,8 @@ pub(super) struct Cluster {
 struct Machine {
     host: Host,
     process: Option<Child>,
+    /// It was told to end.
+    leaving: bool,
 }
 
 impl Cluster {
@@ -41,7 +43,7 @@ impl Cluster {
 
     pub(super) fn add(&mut self, name: &str, addresses: &[IpNet]) -> Result<(), LabError> {
         let host = self.segment.host(name, addresses)?;
-        self.machines.insert(name.to_owned(), Machine { host, process: None });
+        self.machines.insert(name.to_owned(), Machine { host, process: None, leaving: false });
         Ok(())
     }
 
@@ -85,6 +87,26 @@ impl Cluster {
         }
     }
 
+    /// SIGTERM to the program of a machine, and not to what it started: an orderly end, which it is given time for.
+    pub(super) fn terminate(&mut self, name: &str) -> Result<(), LabError> {
+        let machine = self.machine(name)?;
+        let Some(child) = &machine.process else { return Ok(()) };
+        let done = kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM);
+        machine.leaving = true;
+        done.map_err(|errno| LabError::Signal(errno.into()))
+    }
+
+    /// Whether a program that was told to end has ended.
+    pub(super) fn has_left(&mut self, name: &str) -> Result<bool, LabError> {
+        let machine = self.machine(name)?;
+        let Some(child) = &mut machine.process else { return Ok(true) };
+        let left = child.try_wait().map_err(LabError::Signal)?.is_some();
+        if left {
+            (machine.process, machine.leaving) = (None, false);
+        }
+        Ok(left)
+    }
+
     pub(super) fn cut(&mut self, name: &str) -> Result<(), LabError> {
         let Self { segment, machines, .. } = self;
         let machine = machines.get(name).ok_or_else(|| LabError::NoSuchMachine(name.to_owned()))?;
@@ -100,6 +122,9 @@ impl Cluster {
     /// The first program that ended without having been told to.
     pub(super) fn ended(&mut self) -> Option<(String, ExitStatus)> {
         self.machines.iter_mut().find_map(|(name, machine)| {
+            if machine.leaving {
+                return None;
+            }
             let status = machine.process.as_mut()?.try_wait().ok()??;
             Some((name.clone(), status))
         })

@@ -19,6 +19,8 @@ pub enum FaultKind {
     Drain,
     /// The node's process stands still, and goes on later: its kernel still takes connections
     Pause,
+    /// Each node in turn is stopped in an orderly way and started again, as for an upgrade
+    Rolling,
 }
 
 impl FaultKind {
@@ -30,6 +32,7 @@ impl FaultKind {
             Self::Cable => "cable",
             Self::Drain => "drain",
             Self::Pause => "pause",
+            Self::Rolling => "rolling",
         }
     }
 
@@ -41,6 +44,7 @@ impl FaultKind {
             Self::Cable => format!("the cable of {node} is cut"),
             Self::Drain => format!("{node} is drained"),
             Self::Pause => format!("the process of {node} stands still"),
+            Self::Rolling => format!("{node} are restarted one after the other"),
         }
     }
 
@@ -52,10 +56,11 @@ impl FaultKind {
             Self::Cable => format!("the cable of {node} is mended"),
             Self::Drain => format!("{node} is given back to the cluster"),
             Self::Pause => format!("the process of {node} goes on"),
+            Self::Rolling => format!("{node} have all been restarted"),
         }
     }
 
-    /// Does it.
+    /// Does it; of a rolling restart the first half, to one node.
     pub(super) fn make(self, cluster: &mut Cluster, node: &str) -> Result<(), LabError> {
         match self {
             Self::Process => cluster.kill(node),
@@ -64,13 +69,14 @@ impl FaultKind {
             Self::Cable => cluster.cut(node),
             Self::Drain => cluster.signal(node, Signal::SIGUSR1),
             Self::Pause => cluster.signal(node, Signal::SIGSTOP),
+            Self::Rolling => cluster.terminate(node),
         }
     }
 
-    /// Undoes it. Whether the node's process must be started again.
+    /// Undoes it; of a rolling restart the second half. Whether the node's process must be started again.
     pub(super) fn repair(self, cluster: &mut Cluster, node: &str) -> Result<bool, LabError> {
         match self {
-            Self::Process => Ok(true),
+            Self::Process | Self::Rolling => Ok(true),
             Self::Node => cluster.restore(node).map(|()| true),
             Self::Cable => cluster.restore(node).map(|()| false),
             Self::Drain => cluster.signal(node, Signal::SIGUSR2).map(|()| false),

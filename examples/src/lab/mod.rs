@@ -92,6 +92,16 @@ pub enum LabError {
         /// The end of its output.
         last_words: String,
     },
+    /// A node did not end.
+    #[error("{name} was told to end and did not within {within:?}; its last words:{last_words}")]
+    NotEnded {
+        /// Which.
+        name: String,
+        /// The time given.
+        within: Duration,
+        /// The end of its output.
+        last_words: String,
+    },
     /// Nobody claimed the address on the wire.
     #[error("no node claims {0} on the wire")]
     NoOwner(std::net::IpAddr),

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use lbcore::time::{Duration, Instant};
 use serde_json::{Value, json};
 
-use super::attempts::{self, Attempt, Gap, Tally};
+use super::attempts::{self, Attempt, Gap, Outcome, Tally};
 use super::owners::{self, Claim, Tenure};
 use super::story::tenths;
 
@@ -16,7 +16,7 @@ pub const GAP_LIMIT: Duration = Duration::from_secs(5);
 /// A fault as it was made, and what was done about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FaultRecord {
-    /// `process`, `node`, `cable`, `drain` or `pause`.
+    /// Its name, as of [`FaultKind::name`](super::FaultKind::name).
     pub fault: &'static str,
     /// The node that it hit.
     pub node: String,
@@ -60,6 +60,8 @@ pub struct FaultFigures {
     pub gap_ms: f64,
     /// Attempts that failed in the gap.
     pub failed: u64,
+    /// Attempts between this fault and the next whose connection was cut after it was accepted.
+    pub cut: u64,
     /// For how long an address had two owners between this fault and the next, in milliseconds.
     pub two_owners_ms: f64,
     /// Whether the service came back in time, by another node.
@@ -103,11 +105,14 @@ pub fn summarize(run: &Run) -> Summary {
     for (index, (record, gap)) in run.faults.iter().zip(&gaps).enumerate() {
         let next = run.faults.get(index + 1).map_or(Instant::FAR_FUTURE, |next| next.at);
         let length = gap.length(run.end);
+        let since = run.log.iter().filter(|attempt| (record.at..next).contains(&attempt.start));
+        let cut = since.filter(|attempt| attempt.outcome == Outcome::Cut).count();
         faults.push(FaultFigures {
             record: record.clone(),
             gap: *gap,
             gap_ms: tenths(length.as_micros()),
             failed: tally.failed_in_gap[index],
+            cut: u64::try_from(cut).unwrap_or(u64::MAX),
             two_owners_ms: two_owners(record.at, next),
             recovered: record.moved && !matches!(gap, Gap::Open { .. }) && length <= GAP_LIMIT,
         });
@@ -131,6 +136,7 @@ pub fn json_line(run: &Run, summary: &Summary) -> Value {
             "fault": fault.record.fault,
             "gap_ms": fault.gap_ms,
             "failed": fault.failed,
+            "cut": fault.cut,
             "two_owners_ms": fault.two_owners_ms,
         })
     });
@@ -159,7 +165,7 @@ pub fn json_line(run: &Run, summary: &Summary) -> Value {
 pub fn table(run: &Run, summary: &Summary) -> String {
     let seconds = |at: Instant| format!("{:.3}s", at.saturating_since(run.begin).as_secs_f64());
     let mut text = String::new();
-    let mut rows = vec![["fault", "hit", "at", "gap", "failed", "two owners", ""].map(str::to_owned)];
+    let mut rows = vec![["fault", "hit", "at", "gap", "failed", "cut", "two owners", ""].map(str::to_owned)];
     for fault in &summary.faults {
         let verdict = match (fault.recovered, &fault.gap) {
             (true, _) => "recovered",
@@ -173,6 +179,7 @@ pub fn table(run: &Run, summary: &Summary) -> String {
             seconds(fault.record.at),
             format!("{:.1} ms", fault.gap_ms),
             fault.failed.to_string(),
+            fault.cut.to_string(),
             format!("{:.1} ms", fault.two_owners_ms),
             verdict.to_owned(),
         ]);
@@ -275,7 +282,7 @@ mod tests {
         let expected = json!({
             "event": "summary", "ok": true, "requests": 200, "failed": 30, "failed_outside_gaps": 0, "cut": 2,
             "split": {"appv1": 85, "appv2": 85},
-            "faults": [{"fault": "process", "gap_ms": 31.0, "failed": 30, "two_owners_ms": 0.0}],
+            "faults": [{"fault": "process", "gap_ms": 31.0, "failed": 30, "cut": 0, "two_owners_ms": 0.0}],
             "owners": [
                 {"address": "192.0.2.201", "node": "n1", "from_ms": 0.0, "to_ms": 79.0},
                 {"address": "192.0.2.201", "node": "n2", "from_ms": 79.0, "to_ms": null},
@@ -322,7 +329,7 @@ mod tests {
         let run = Run { not_started: 7, ..run() };
         let text = table(&run, &summarize(&run));
         for line in [
-            "process  n1   0.050s  31.0 ms  30      0.0 ms      recovered",
+            "process  n1   0.050s  31.0 ms  30      0    0.0 ms      recovered",
             "192.0.2.201  n2     0.079s  the end",
             "failed                30, of them outside the gaps 0",
             "split                 appv1 50.0 %, appv2 50.0 %",

@@ -33,6 +33,9 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 /// How long a repaired node may take until it is ready.
 const READY_LIMIT: Duration = Duration::from_secs(15);
 
+/// How long a node that was told to end may take: it lets its connections end first.
+const END_LIMIT: Duration = Duration::from_secs(20);
+
 /// The outcome of every attempt is known so long after its start.
 const KNOWN_AFTER: Duration = probe::DEADLINE.saturating_add(Duration::from_millis(50));
 
@@ -151,7 +154,10 @@ impl Lab<'_> {
         self.watch(Instant::now() + self.options.steady)?;
         let mut faults = Vec::new();
         for kind in &self.options.faults {
-            let (record, recovered) = self.fault(*kind)?;
+            let (record, recovered) = match kind {
+                FaultKind::Rolling => self.roll()?,
+                kind => self.fault(*kind)?,
+            };
             faults.push(record);
             if !recovered && !self.options.keep_going {
                 break;
@@ -298,6 +304,44 @@ impl Lab<'_> {
         }
     }
 
+    /// Restarts all nodes, one after the other, each when the one before is ready again.
+    fn roll(&mut self) -> Result<(FaultRecord, bool), LabError> {
+        let kind = FaultKind::Rolling;
+        let address = self.scenario.target.ip();
+        let owner = self.observer.lock().owner(address).map(str::to_owned);
+        let owner = owner.ok_or(LabError::NoOwner(address))?;
+        let names: Vec<String> = self.scenario.nodes.iter().map(|node| node.name.clone()).collect();
+        let all = names.join(",");
+        let at = Instant::now();
+        self.tell_fault(at, "fault", kind, &all, &kind.deed(&all));
+        for name in &names {
+            kind.make(&mut self.cluster, name)?;
+            let give_up = Instant::now() + END_LIMIT;
+            while !self.cluster.has_left(name)? {
+                if Instant::now() >= give_up {
+                    let last_words = self.observer.lock().last_words(name);
+                    return Err(LabError::NotEnded { name: name.clone(), within: END_LIMIT, last_words });
+                }
+                self.watch(Instant::now() + Duration::from_millis(10))?;
+            }
+            kind.repair(&mut self.cluster, name)?;
+            self.start_node(name)?;
+            self.await_nodes()?;
+            self.watch(Instant::now() + self.options.hold)?;
+        }
+        self.watch(Instant::now() + self.options.hold.max(KNOWN_AFTER))?;
+        let repaired = Instant::now();
+        let (gap, moved) = {
+            let state = self.observer.lock();
+            (known_gap(&state, at, repaired), moved(&state, address, &owner, at).is_some())
+        };
+        let recovered = moved && !matches!(gap, Gap::Open { .. });
+        self.tell_recovery(repaired, kind, &all, gap, recovered);
+        self.tell_fault(repaired, "repair", kind, &all, &kind.remedy(&all));
+        self.watch(Instant::now() + self.options.settle)?;
+        Ok((FaultRecord { fault: kind.name(), node: all, at, repaired, moved }, recovered))
+    }
+
     /// Makes a fault, waits for the recovery, repairs it. Also returns whether it was recovered from.
     fn fault(&mut self, kind: FaultKind) -> Result<(FaultRecord, bool), LabError> {
         let address = self.scenario.target.ip();
@@ -319,17 +363,8 @@ impl Lab<'_> {
             let state = self.observer.lock();
             (known_gap(&state, at, repaired), moved(&state, address, &node, at).is_some())
         };
-        let noticed = match gap {
-            Gap::None => "the client noticed nothing".to_owned(),
-            Gap::Closed { .. } => {
-                format!("the client was without an answer for {:.1?}", gap.length(repaired))
-            }
-            Gap::Open { .. } => "the client still gets no answers".to_owned(),
-        };
-        let millis = super::story::tenths(gap.length(repaired).as_micros());
         let recovered = over.is_some();
-        let fields = json!({"fault": kind.name(), "node": node, "gap_ms": millis, "recovered": recovered});
-        self.story.tell(repaired, "recovery", fields, &noticed);
+        self.tell_recovery(repaired, kind, &node, gap, recovered);
 
         self.tell_fault(repaired, "repair", kind, &node, &kind.remedy(&node));
         if kind.repair(&mut self.cluster, &node)? {
@@ -338,6 +373,17 @@ impl Lab<'_> {
         self.await_nodes()?;
         self.watch(Instant::now() + self.options.settle)?;
         Ok((FaultRecord { fault: kind.name(), node, at, repaired, moved }, recovered))
+    }
+
+    fn tell_recovery(&self, at: Instant, kind: FaultKind, node: &str, gap: Gap, recovered: bool) {
+        let noticed = match gap {
+            Gap::None => "the client noticed nothing".to_owned(),
+            Gap::Closed { .. } => format!("the client was without an answer for {:.1?}", gap.length(at)),
+            Gap::Open { .. } => "the client still gets no answers".to_owned(),
+        };
+        let millis = super::story::tenths(gap.length(at).as_micros());
+        let fields = json!({"fault": kind.name(), "node": node, "gap_ms": millis, "recovered": recovered});
+        self.story.tell(at, "recovery", fields, &noticed);
     }
 
     fn tell_fault(&self, at: Instant, event: &str, kind: FaultKind, node: &str, sentence: &str) {
