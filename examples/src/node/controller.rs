@@ -245,7 +245,6 @@ impl Controller {
             return;
         }
         let ownership = self.hands.elector.ownership().borrow().clone();
-        self.fall_silent(&ownership);
         // Who does not answer on the segment has no interface to do it on.
         let heard = self.hands.alone || ownership.members.len() > 1;
         let answers = self.hands.l2.is_some();
@@ -324,23 +323,6 @@ impl Controller {
         self.tell_ownership(&ownership);
         self.conditions = conditions;
         self.tell_conditions();
-    }
-
-    /// Says nothing more for what this node does not own any more, before anything that takes its time: another node is
-    /// about to speak.
-    fn fall_silent(&mut self, ownership: &Ownership) {
-        let Some((last, l2)) = self.desired.get("l2").zip(self.hands.l2.as_ref()) else { return };
-        let lease = |address: &IpAddr| ownership.mine.get(&Role::Address(*address)).copied();
-        if last.entries.iter().all(|(address, entry)| entry.lease == lease(address)) {
-            return;
-        }
-        let mut set = AnnounceSet::clone(last);
-        set.entries.retain(|address, entry| entry.lease == lease(address));
-        self.generation += 1;
-        set.generation = self.generation;
-        let set = Arc::new(set);
-        l2.set_desired(set.clone());
-        self.desired.insert("l2", set);
     }
 
     /// Lets open connections outlive a move of their address: those of an address that moves here stay with its former

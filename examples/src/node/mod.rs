@@ -34,7 +34,7 @@ use announce_l2::machine::{self, Interface};
 use elect_gossip::{BuildError, ClusterKey, GossipElector, Keyring, Timing};
 use elect_lease::LeaseElector;
 use elect_lease::etcd::{self, EtcdStore};
-use lbcore::announce::{Announcer, Stop, forward_renewals};
+use lbcore::announce::{Announcer, Fenced, Stop};
 use lbcore::elect::{LeaderElector, Solo, lease};
 use lbcore::id::NodeName;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -174,6 +174,7 @@ async fn run(args: &NodeArgs) -> Result<(), NodeError> {
         (None, ElectorMode::Gossip) => Arc::new(Solo::new(me.clone())),
     };
     let l2 = if args.announce.l2() { Some(start_l2(args, &mut announcing)?) } else { None };
+    let fenced = l2.clone().map(|l2| Arc::new(Fenced::new(elector.clone(), Arc::new(l2))));
     let delivery = match args.delivery {
         DeliveryMode::Lo => {
             let delivery = Delivery::new().await;
@@ -186,7 +187,7 @@ async fn run(args: &NodeArgs) -> Result<(), NodeError> {
         if args.announce.bgp() { Some(start_bgp(args, &me, &mut manifests, &mut announcing)?) } else { None };
     let hands = Hands {
         elector: elector.clone(),
-        l2: l2.clone().map(|l2| Arc::new(l2) as Arc<dyn Announcer>),
+        l2: fenced.clone().map(|l2| l2 as Arc<dyn Announcer>),
         bgp: bgp.clone(),
         delivery,
         forwarder: start_forwarder(args, connections, &teller).await?,
@@ -195,8 +196,8 @@ async fn run(args: &NodeArgs) -> Result<(), NodeError> {
         alone: !args.elects(),
     };
     // Routes are announced by every node at once: only the segment needs leases.
-    if let Some(l2) = &l2 {
-        announcing.spawn("renewing", |stop| renew(elector.clone(), l2.clone(), stop));
+    if let Some(fenced) = fenced {
+        announcing.spawn("keeping to what is owned", |stop| keep(fenced, stop));
     }
 
     let announces_on_segment = l2.is_some();
@@ -449,14 +450,10 @@ async fn start_forwarder(
     }))
 }
 
-/// Hands the elector's renewals to the announcer until it is stopped.
-async fn renew(
-    elector: Arc<dyn LeaderElector>,
-    announcer: L2Announcer,
-    stop: Stopped,
-) -> Result<(), NodeError> {
+/// Hands the elector's renewals and losses to the announcer until it is stopped.
+async fn keep(fenced: Arc<Fenced>, stop: Stopped) -> Result<(), NodeError> {
     tokio::select! {
-        () = forward_renewals(&*elector, &announcer) => {}
+        () = fenced.run() => {}
         _ = stop => {}
     }
     Ok(())

@@ -2,8 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::future::{Future, poll_fn};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 
 use ipnet::IpNet;
 use tokio::sync::watch;
@@ -163,6 +166,100 @@ pub async fn forward_renewals(elector: &dyn LeaderElector, announcer: &dyn Annou
             std::future::pending::<()>().await;
         }
     }
+}
+
+/// An announcer behind a fence: it says nothing for what its elector does not give to this node any more, from the moment
+/// that the elector says so, whatever the controller is doing then.
+///
+/// A controller that plans takes its time; the next owner of an address that moves as planned waits some milliseconds.
+/// What the controller wants announced is held against the ownership of now when it is set, and again at each change. Announcements
+/// without a lease pass through.
+#[derive(Debug)]
+pub struct Fenced {
+    elector: Arc<dyn LeaderElector>,
+    announcer: Arc<dyn Announcer>,
+    wanted: Mutex<Arc<AnnounceSet>>,
+}
+
+impl Fenced {
+    /// Puts `announcer` behind the fence of `elector`. To work, it must [`run`](Self::run).
+    pub fn new(elector: Arc<dyn LeaderElector>, announcer: Arc<dyn Announcer>) -> Self {
+        Self { elector, announcer, wanted: Mutex::default() }
+    }
+
+    /// Hands on each renewal and each loss at once. Never ends; when the elector is gone, leases run out by themselves.
+    ///
+    /// # Cancel safety
+    /// Safe: what was not handed on is with the next call.
+    pub async fn run(&self) {
+        let mut ownership = self.elector.ownership();
+        let losses = async {
+            loop {
+                {
+                    let wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+                    let now = ownership.borrow_and_update().clone();
+                    if !permits(&now, &wanted) {
+                        self.announcer.set_desired(permitted(&now, &wanted));
+                    }
+                }
+                if ownership.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        let (mut losses, mut renewals) =
+            (pin!(losses), pin!(forward_renewals(&*self.elector, &*self.announcer)));
+        // Neither ever ends.
+        poll_fn(|cx| {
+            let _: Poll<()> = losses.as_mut().poll(cx);
+            renewals.as_mut().poll(cx)
+        })
+        .await;
+    }
+}
+
+impl Announcer for Fenced {
+    fn set_desired(&self, desired: Arc<AnnounceSet>) {
+        // Held until it is handed on, so that no older set comes after a loss.
+        let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        if desired.generation < wanted.generation {
+            return;
+        }
+        wanted.clone_from(&desired);
+        let now = self.elector.ownership().borrow().clone();
+        self.announcer.set_desired(permitted(&now, &desired));
+    }
+
+    fn renew(&self, lease: LeaseId, until: Instant) {
+        self.announcer.renew(lease, until);
+    }
+
+    fn status(&self) -> watch::Receiver<Arc<AnnounceStatus>> {
+        self.announcer.status()
+    }
+
+    fn capabilities(&self) -> AnnouncerCapabilities {
+        self.announcer.capabilities()
+    }
+}
+
+/// Whether `ownership` gives this node the address by the lease that the announcement names, if it names one.
+fn is_permitted(ownership: &Ownership, address: IpAddr, announcement: &Announcement) -> bool {
+    announcement.lease.is_none_or(|lease| ownership.mine.get(&Role::Address(address)) == Some(&lease))
+}
+
+fn permits(ownership: &Ownership, set: &AnnounceSet) -> bool {
+    set.entries.iter().all(|(address, entry)| is_permitted(ownership, *address, entry))
+}
+
+/// Of `set`, what `ownership` permits.
+fn permitted(ownership: &Ownership, set: &Arc<AnnounceSet>) -> Arc<AnnounceSet> {
+    if permits(ownership, set) {
+        return set.clone();
+    }
+    let mut set = AnnounceSet::clone(set);
+    set.entries.retain(|address, entry| is_permitted(ownership, *address, entry));
+    Arc::new(set)
 }
 
 /// One address, and how to announce it.
@@ -378,10 +475,12 @@ mod tests {
     }
 
     #[derive(Debug, Default)]
-    struct Recorder(std::sync::Mutex<Vec<(LeaseId, Instant)>>);
+    struct Recorder(Mutex<Vec<(LeaseId, Instant)>>, watch::Sender<Arc<AnnounceSet>>);
 
     impl Announcer for Recorder {
-        fn set_desired(&self, _: Arc<AnnounceSet>) {}
+        fn set_desired(&self, desired: Arc<AnnounceSet>) {
+            self.1.send_replace(desired);
+        }
         fn renew(&self, lease: LeaseId, until: Instant) {
             self.0.lock().unwrap().push((lease, until));
         }
@@ -410,6 +509,35 @@ mod tests {
         assert_eq!(set.entries, [(address, Announcement::on_segment(lease, term, Interfaces::All))].into());
         assert_eq!((set.generation, &set.members), (ownership.generation, &ownership.members));
         assert_eq!(set.owners, [(address, ownership.roles[&role].clone())].into());
+    }
+
+    #[tokio::test]
+    async fn what_is_lost_is_not_announced_whatever_the_controller_does() {
+        let [kept, lost] = [1, 2].map(|last| IpAddr::from([192, 0, 2, last]));
+        let elector = Arc::new(owner_of([kept.into(), lost.into()]));
+        let recorder = Arc::new(Recorder::default());
+        let fenced = Fenced::new(elector.clone(), recorder.clone());
+        let mut planned = AnnounceSet::owned(&elector.ownership().borrow());
+        let shared = IpAddr::from([192, 0, 2, 3]);
+        planned.entries.insert(shared, Announcement::default());
+        let planned = Arc::new(planned);
+        fenced.set_desired(planned.clone());
+        assert_eq!(*recorder.1.borrow(), planned);
+
+        let mut said = recorder.1.subscribe();
+        let silent = async {
+            elector.set_candidacy(Arc::new(Candidacy::new(2, [(kept.into(), Bid::default())])));
+            said.wait_for(|set| set.entries.keys().eq([&kept, &shared])).await.unwrap();
+        };
+        tokio::select! {
+            () = silent => {}
+            () = fenced.run() => {}
+        }
+        // A controller that was planning meanwhile does not bring it back, nor does an older set.
+        fenced.set_desired(planned.clone());
+        assert!(recorder.1.borrow().entries.keys().eq([&kept, &shared]));
+        fenced.set_desired(Arc::new(AnnounceSet::new(0, [])));
+        assert!(recorder.1.borrow().entries.keys().eq([&kept, &shared]));
     }
 
     #[tokio::test]
