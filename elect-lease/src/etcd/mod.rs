@@ -8,7 +8,7 @@
 //! use elect_lease::etcd::{self, EtcdStore};
 //! use elect_lease::{Config, LeaseElector};
 //!
-//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let endpoints = ["http://192.0.2.11:2379", "http://192.0.2.12:2379", "http://192.0.2.13:2379"];
 //! let store = EtcdStore::new(etcd::Config::new(endpoints)?);
 //! let (elector, driver) = LeaseElector::new(Config::new("n1"), Arc::new(store))?;

@@ -23,7 +23,8 @@
 //!    each other on the segment. Windows in which it is not judged:
 //!    - a process that went on within a batch: that one batch, at most 64 frames;
 //!    - by gossip, after a cut has healed or a cable is in again: `Scenario::healing`, two rounds of heartbeats (five, if
-//!      messages are lost) and the way to the announcers; the same for one that stood still when it healed;
+//!      messages are lost) and the way to the announcers, four more (`Scenario::greeting`) where a node was started meanwhile,
+//!      which the others never met; the same for one that stood still when it healed;
 //!    - what was spoken on the other side of a cut, or while the other stood still, by one that does not run any more:
 //!      nobody can know.
 //! 2. **Somebody answers again.** A question (that is not lost) is asked for each address on behalf of each client. From

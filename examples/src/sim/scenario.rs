@@ -245,6 +245,15 @@ impl Scenario {
         }
     }
 
+    /// How much longer it takes where one of them was started meanwhile: those that never met are greeted in every fourth
+    /// round.
+    pub(crate) fn greeting(&self) -> Duration {
+        match self.mode {
+            Mode::Gossip(timing) => timing.interval * 4,
+            Mode::Lease(_) => Duration::ZERO,
+        }
+    }
+
     /// How long the first announcements of all addresses take at most, at the pace.
     pub(crate) fn paced(&self) -> Duration {
         let count = u32::try_from(self.v4 + self.v6).unwrap_or(u32::MAX);

@@ -146,6 +146,8 @@ pub(crate) struct World {
     splits: Vec<Split>,
     /// When a split last ended.
     healed: Instant,
+    /// When the first of the cuts that there are was made.
+    parted: Instant,
     /// Which nodes hear each other, directly or through others; `None` for those that hear nobody.
     gossip: Vec<Option<usize>>,
     streams: BTreeMap<(usize, u64), (usize, u64)>,
@@ -263,6 +265,7 @@ impl World {
             allocations,
             splits: Vec::new(),
             healed: Instant::ZERO,
+            parted: Instant::ZERO,
             streams: BTreeMap::new(),
             store: BTreeMap::new(),
             revision: 0,
@@ -434,6 +437,9 @@ impl World {
                     }
                     None => self.tell(format!("the network is cut{what}: {}", self.sides(split.side))),
                 }
+                if self.splits.is_empty() {
+                    self.parted = self.now;
+                }
                 self.splits.push(split);
                 self.disturb(None, None);
                 self.mislead();
@@ -444,7 +450,15 @@ impl World {
                     self.healed = self.now;
                     self.tell("the network is whole again".to_owned());
                     self.disturb(None, None);
-                    self.referee.lenient(self.now + self.scenario.healing());
+                    let never_met = |node: &Node| {
+                        node.process.as_ref().is_some_and(|process| process.started >= self.parted)
+                    };
+                    let greeting = if self.nodes.iter().any(never_met) {
+                        self.scenario.greeting()
+                    } else {
+                        Duration::ZERO
+                    };
+                    self.referee.lenient(self.now + self.scenario.healing() + greeting);
                     if split.segment != split.gossip || matches!(self.scenario.mode, Mode::Lease(_)) {
                         self.mislead();
                     }
