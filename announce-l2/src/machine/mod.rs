@@ -48,6 +48,7 @@ use lbcore::time::{Duration, Instant};
 pub use counters::Counters;
 pub use detect::Probing;
 pub use interface::{IfIndex, Interface};
+#[cfg(all(feature = "tokio", target_os = "linux"))]
 pub(crate) use pace::Bucket;
 pub use pace::Pace;
 
