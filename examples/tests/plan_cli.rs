@@ -94,9 +94,11 @@ fn the_labs_manifests_are_fine() {
         "{}",
         outcome.out
     );
-    let outcome = run(&["--json"], &[&manifests]);
+    let outcome = run(&["--json"], &[&manifests.join("lab"), &manifests.join("bgp")]);
     assert_eq!(outcome.code, 0, "{}", outcome.err);
     assert!(outcome.out.contains("\"via\":[\"l2\",\"bgp\"]"), "{}", outcome.out);
+    let outcome = run(&["--json"], &[&manifests.join("lab-ipv6")]);
+    assert_eq!(outcome.code, 0, "{}", outcome.err);
 }
 
 const POOL: &str = "apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {name: p, namespace: metallb-system}\nspec: {addresses: [192.0.2.0/32]}\n";
