@@ -26,6 +26,10 @@
 //!   endpoint, also after one that was dropped because no answer came. Endpoints that cannot be connected to are passed over
 //!   in the same call, since nothing was sent to them.
 //! - Answers are bounded: one of more than 16 MiB is an error.
+//!
+//! # What it wants
+//! etcd keeps all revisions until it is told to compact them, and takes no writes when they fill its quota. Start it with
+//! `--auto-compaction-mode=periodic --auto-compaction-retention=1h`. Only the latest revision is ever read.
 
 mod api;
 mod client;
