@@ -26,14 +26,19 @@ use lbcore::elect::{Bid, Candidacy, LeaderElector, Term};
 use lbcore::id::Role;
 use tokio::runtime::{Builder, Runtime};
 
-/// An etcd of one member, which ends with the test.
+/// An etcd of one member or more, which ends with the test.
 struct Etcd {
     /// One at a time: a server that waits for a processor is not what these tests are about.
     _turn: MutexGuard<'static, ()>,
-    process: Child,
-    data: tempfile::TempDir,
+    members: Vec<Member>,
+    processes: Vec<Child>,
+}
+
+/// Where a member listens, and keeps its data.
+struct Member {
     client: String,
     peer: String,
+    data: tempfile::TempDir,
 }
 
 /// Whether there is an etcd to test with. In CI there must be.
@@ -61,23 +66,33 @@ fn free_address() -> String {
 
 impl Etcd {
     fn start() -> Self {
+        Self::of(1)
+    }
+
+    /// With so many members.
+    fn of(size: usize) -> Self {
         static TURN: Mutex<()> = Mutex::new(());
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        let (data, client, peer) = (tempfile::tempdir().unwrap(), free_address(), free_address());
-        let process = Self::run(data.path(), &client, &peer);
-        let mut etcd = Self { _turn: turn, process, data, client, peer };
+        let member =
+            |_| Member { client: free_address(), peer: free_address(), data: tempfile::tempdir().unwrap() };
+        let mut etcd = Self { _turn: turn, members: (0..size).map(member).collect(), processes: Vec::new() };
+        etcd.processes = (0..size).map(|number| etcd.run(number)).collect();
         etcd.await_ready();
         etcd
     }
 
-    fn run(data: &Path, client: &str, peer: &str) -> Child {
+    fn run(&self, number: usize) -> Child {
+        let Member { client, peer, data } = &self.members[number];
+        let peers = self.members.iter().enumerate();
+        let peers: Vec<_> = peers.map(|(number, member)| format!("m{number}={}", member.peer)).collect();
         Command::new("etcd")
-            .args(["--name", "one", "--unsafe-no-fsync", "--logger", "zap", "--log-outputs", "/dev/null"])
+            .args(["--name", &format!("m{number}"), "--unsafe-no-fsync"])
+            .args(["--logger", "zap", "--log-outputs", "/dev/null"])
             .args(["--listen-client-urls", client, "--advertise-client-urls", client])
             .args(["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer])
-            .args(["--initial-cluster", &format!("one={peer}")])
+            .args(["--initial-cluster", &peers.join(",")])
             .arg("--data-dir")
-            .arg(data)
+            .arg(data.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -85,39 +100,74 @@ impl Etcd {
             .unwrap()
     }
 
-    fn await_ready(&mut self) {
-        let (store, runtime) = (self.store(), in_real_time());
-        let answers = || runtime.block_on(store.get("ready", None)).is_ok();
-        for _ in 0..200 {
-            if answers() {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        panic!("etcd does not answer");
+    fn await_ready(&self) {
+        let runtime = in_real_time();
+        let ready = |member: &Member| {
+            let store = EtcdStore::new(Config::new([&*member.client]).unwrap());
+            let answers = || runtime.block_on(async { within(store.get("ready", None)).await.is_some() });
+            (0..200).any(|_| {
+                let answers = answers();
+                if !answers {
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                answers
+            })
+        };
+        assert!(self.members.iter().all(ready), "etcd does not answer");
+    }
+
+    fn clients(&self) -> Vec<String> {
+        self.members.iter().map(|member| member.client.clone()).collect()
+    }
+
+    fn config(&self) -> Config {
+        Config::new(self.members.iter().map(|member| &*member.client)).unwrap()
     }
 
     fn store(&self) -> EtcdStore {
-        EtcdStore::new(Config::new([&*self.client]).unwrap())
+        EtcdStore::new(self.config())
     }
 
     /// SIGKILL.
-    fn kill(&mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
+    fn kill(&mut self, number: usize) {
+        self.processes[number].kill().unwrap();
+        self.processes[number].wait().unwrap();
     }
 
     /// Begins again with its data.
-    fn restart(&mut self) {
-        self.process = Self::run(self.data.path(), &self.client, &self.peer);
+    fn restart(&mut self, number: usize) {
+        self.processes[number] = self.run(number);
         self.await_ready();
+    }
+
+    /// Takes connections and requests from now on, and answers none.
+    fn freeze(&self, number: usize) {
+        self.signal(number, "STOP");
+    }
+
+    /// Answers all that came meanwhile, and goes on.
+    fn thaw(&self, number: usize) {
+        self.signal(number, "CONT");
+        self.await_ready();
+    }
+
+    fn signal(&self, number: usize, signal: &str) {
+        let command = format!("kill -s {signal} {}", self.processes[number].id());
+        assert!(Command::new("sh").arg("-c").arg(command).status().unwrap().success());
     }
 }
 
 impl Drop for Etcd {
     fn drop(&mut self) {
-        let _ = self.process.kill().and_then(|()| self.process.wait());
+        for process in &mut self.processes {
+            let _ = process.kill().and_then(|()| process.wait());
+        }
     }
+}
+
+/// The answer, if one came within the time that a driver waits for it.
+async fn within<T>(call: impl Future<Output = Result<T, StoreError>>) -> Option<T> {
+    tokio::time::timeout(Duration::from_millis(500), call).await.ok()?.ok()
 }
 
 fn in_real_time() -> Runtime {
@@ -130,6 +180,7 @@ fn in_real_time() -> Runtime {
 struct Line {
     store: Arc<EtcdStore>,
     real: Arc<Runtime>,
+    patience: Arc<AtomicU32>,
     cut: Arc<AtomicBool>,
     prefix: Arc<str>,
 }
@@ -150,12 +201,15 @@ impl Line {
             std::future::pending::<()>().await;
         }
         let (real, store, prefix) = (self.real.clone(), self.store.clone(), self.prefix.clone());
-        let answer = tokio::task::spawn_blocking(move || real.block_on(call(store, prefix)));
-        let answer = answer.await.unwrap();
-        if self.cut.load(Ordering::Relaxed) {
-            std::future::pending::<()>().await;
+        let patience = Duration::from_millis(self.patience.load(Ordering::Relaxed).into());
+        let answer = tokio::task::spawn_blocking(move || {
+            real.block_on(async { tokio::time::timeout(patience, call(store, prefix)).await })
+        });
+        match answer.await.unwrap() {
+            Ok(answer) if !self.cut.load(Ordering::Relaxed) => answer,
+            // Until the node no longer waits for it.
+            _ => std::future::pending().await,
         }
-        answer
     }
 }
 
@@ -192,8 +246,9 @@ impl LeaseStore for Line {
 
 /// A part of an etcd that no other test uses.
 struct Part {
-    client: String,
+    clients: Vec<String>,
     real: Arc<Runtime>,
+    patience: Arc<AtomicU32>,
     prefix: Arc<str>,
 }
 
@@ -201,7 +256,14 @@ impl Part {
     fn new(etcd: &Etcd) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let prefix = format!("test{}/", NUMBER.fetch_add(1, Ordering::Relaxed));
-        Self { client: etcd.client.clone(), real: Arc::new(in_real_time()), prefix: prefix.into() }
+        let (clients, real) = (etcd.clients(), Arc::new(in_real_time()));
+        Self { clients, real, patience: Arc::new(AtomicU32::new(10_000)), prefix: prefix.into() }
+    }
+
+    /// What has no answer after so many milliseconds will have none: short while a member answers nothing, or else
+    /// long, so that a machine that is busy is not taken for one.
+    fn set_patience(&self, millis: u32) {
+        self.patience.store(millis, Ordering::Relaxed);
     }
 }
 
@@ -211,11 +273,12 @@ impl Lines for Part {
     const SLACK: Duration = Duration::from_secs(1);
 
     fn connect(&self) -> Line {
-        let (real, prefix) = (self.real.clone(), self.prefix.clone());
-        let mut config = Config::new([&*self.client]).unwrap();
+        let Self { real, patience, prefix, .. } = self;
+        let mut config = Config::new(self.clients.iter().map(String::as_str)).unwrap();
         config.connect_timeout = Duration::from_secs(10);
-        let store = EtcdStore::new(config);
-        Line { store: Arc::new(store), real, cut: Arc::default(), prefix }
+        let store = Arc::new(EtcdStore::new(config));
+        let (real, patience, prefix) = (real.clone(), patience.clone(), prefix.clone());
+        Line { store, real, patience, cut: Arc::default(), prefix }
     }
 
     fn cut(line: &Line) {
@@ -265,17 +328,20 @@ fn records_are_swapped_only_at_the_revision_that_was_seen() {
         assert_eq!(listed["a/1"].revision, second);
         assert_eq!(listed["a/2"].value, Bytes::new());
 
+        let post = |path: &str, body: String| {
+            let url = format!("{}/v3/kv/{path}", etcd.members[0].client);
+            let sent = Command::new("curl").args(["--silent", "--fail", "--data", &body, &url]).output();
+            sent.is_ok_and(|output| output.status.success())
+        };
+        // What is compacted is the past, and nobody reads it.
+        let latest = put("b/2", None, "later").await.unwrap();
+        if post("compaction", format!(r#"{{"revision":"{}"}}"#, latest.as_str())) {
+            assert_eq!(store.get("a/1", Some(&second)).await.unwrap(), Fetched::Unchanged);
+            assert_eq!(store.list("a/").await.unwrap(), listed);
+            assert!(matches!(put("a/1", Some(&first), "late").await, Err(StoreError::Conflict)));
+        }
         // An operator deletes it: its revisions do not come back.
-        let deleted = Command::new("curl")
-            .args([
-                "--silent",
-                "--fail",
-                "--data",
-                r#"{"key":"YS8x"}"#,
-                &format!("{}/v3/kv/deleterange", etcd.client),
-            ])
-            .output();
-        if deleted.is_ok_and(|output| output.status.success()) {
+        if post("deleterange", r#"{"key":"YS8x"}"#.to_owned()) {
             assert_eq!(store.get("a/1", Some(&second)).await.unwrap(), Fetched::Absent);
             let anew = put("a/1", None, "anew").await.unwrap();
             assert!(anew != first && anew != second);
@@ -320,26 +386,56 @@ fn an_endpoint_that_is_gone_is_passed_over_and_a_restart_is_survived() {
         return;
     }
     let mut etcd = Etcd::start();
-    let (gone, client) = (free_address(), etcd.client.clone());
+    let (gone, client) = (free_address(), etcd.members[0].client.clone());
     let store = EtcdStore::new(Config::new([&*gone, &*client]).unwrap());
     let runtime = in_real_time();
     let put =
         |at: Option<&Revision>| runtime.block_on(store.compare_and_swap("a", at, Bytes::from_static(b"x")));
     let first = put(None).unwrap();
-    etcd.kill();
+    etcd.kill(0);
     assert!(matches!(put(Some(&first)), Err(StoreError::Unavailable(_))));
-    etcd.restart();
+    etcd.restart(0);
     // The connection that was kept is dead, which the first call may learn by failing.
     let again = put(Some(&first)).or_else(|_| put(Some(&first))).unwrap();
     assert_ne!(again, first);
 
     // One that was emptied is not taken for it.
-    etcd.kill();
-    etcd.data = tempfile::tempdir().unwrap();
-    etcd.restart();
+    etcd.kill(0);
+    etcd.members[0].data = tempfile::tempdir().unwrap();
+    etcd.restart(0);
     let refused = (0..3).map(|_| put(Some(&again))).find(|it| !matches!(it, Err(StoreError::Unavailable(_))));
     let Some(Err(StoreError::Permanent(why))) = refused else { panic!("{refused:?}") };
     assert!(why.to_string().contains("stop all electors"), "{why}");
+}
+
+/// Swaps once: reads, and writes at what was read. `None` if there was no answer in time.
+async fn swap(store: &EtcdStore) -> Option<Revision> {
+    let at = match within(store.get("a", None)).await? {
+        Fetched::Found(found) => Some(found.revision),
+        _ => None,
+    };
+    within(store.compare_and_swap("a", at.as_ref(), Bytes::from_static(b"x"))).await
+}
+
+#[test]
+fn of_three_members_any_one_may_be_killed_or_stand_still() {
+    if !have_etcd() {
+        return;
+    }
+    let mut etcd = Etcd::of(3);
+    let (store, runtime) = (etcd.store(), in_real_time());
+    // If it led, the others elect another first, within seconds.
+    let soon = || (0..20).any(|_| runtime.block_on(swap(&store)).is_some());
+    assert!(soon());
+    for number in 0..3 {
+        etcd.freeze(number);
+        assert!(soon(), "member {number} takes requests and answers none");
+        etcd.thaw(number);
+        etcd.kill(number);
+        assert!(soon(), "member {number} was killed");
+        etcd.restart(number);
+    }
+    assert!(soon());
 }
 
 #[test]
@@ -349,7 +445,7 @@ fn a_user_is_authenticated_and_a_token_that_ran_out_is_renewed() {
     }
     let etcd = Etcd::start();
     let run = |arguments: &str| {
-        let command = format!("--endpoints {} {arguments}", etcd.client);
+        let command = format!("--endpoints {} {arguments}", etcd.members[0].client);
         let words = command.split_whitespace();
         let output = Command::new("etcdctl").env("ETCDCTL_API", "3").args(words).output().unwrap();
         assert!(output.status.success(), "{arguments}: {output:?}");
@@ -359,7 +455,7 @@ fn a_user_is_authenticated_and_a_token_that_ran_out_is_renewed() {
     }
     let with = |password: &str| {
         let user = User { name: "root".to_owned(), password: password.to_owned() };
-        EtcdStore::new(Config::new([&*etcd.client]).unwrap().with_user(user))
+        EtcdStore::new(etcd.config().with_user(user))
     };
     in_real_time().block_on(async {
         assert!(
@@ -463,19 +559,58 @@ fn owners_pause_are_cut_off_and_lose_their_etcd_without_a_second_owner() {
     watch(&cluster, takeover, 6);
 
     let before = terms(&cluster);
-    etcd.kill();
+    etcd.kill(0);
     // Without a store nobody owns anything when the leases have run out.
     watch(&cluster, takeover, 0);
-    etcd.restart();
+    etcd.restart(0);
     // When it is back there are owners again.
+    watch(&cluster, takeover * 2, 6);
+    let after = terms(&cluster);
+    assert!(before.iter().all(|(role, term)| after[role] > *term), "{before:?} {after:?}");
+
+    // It stands still for longer than a lease, and is then given what was sent to it meanwhile.
+    let before = terms(&cluster);
+    cluster.store.set_patience(100);
+    etcd.freeze(0);
+    watch(&cluster, takeover, 0);
+    etcd.thaw(0);
+    cluster.store.set_patience(10_000);
     watch(&cluster, takeover * 2, 6);
     let after = terms(&cluster);
     assert!(before.iter().all(|(role, term)| after[role] > *term), "{before:?} {after:?}");
 
     // Killed and started again within a lease: nobody falls silent.
     let before = terms(&cluster);
-    etcd.kill();
-    etcd.restart();
+    etcd.kill(0);
+    etcd.restart(0);
     watch(&cluster, takeover, 6);
     assert_eq!(terms(&cluster), before, "and nothing moved");
+}
+
+#[test]
+fn electors_go_on_while_members_of_their_etcd_are_lost() {
+    if !have_etcd() {
+        return;
+    }
+    let mut etcd = Etcd::of(3);
+    let takeover = Duration::from_secs(3);
+    let mut cluster = Cluster::on(Part::new(&etcd), 3);
+    cluster.store.set_patience(1000);
+    for node in &cluster.nodes {
+        let bids = roles().into_iter().map(|role| (role, Bid::default()));
+        node.elector.set_candidacy(Arc::new(Candidacy::new(1, bids)));
+    }
+    watch(&cluster, takeover, 6);
+    for number in 0..3 {
+        etcd.kill(number);
+        watch(&cluster, takeover * 2, 6);
+        // A node dies meanwhile.
+        cluster.crash(number);
+        watch(&cluster, takeover, 6);
+        cluster.restart(number);
+        let bids = roles().into_iter().map(|role| (role, Bid::default()));
+        cluster.nodes[number].elector.set_candidacy(Arc::new(Candidacy::new(1, bids)));
+        etcd.restart(number);
+        watch(&cluster, takeover, 6);
+    }
 }

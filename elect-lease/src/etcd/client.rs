@@ -56,6 +56,35 @@ impl fmt::Debug for Connection {
     }
 }
 
+/// Unless it is passed, the next call goes to another endpoint: after an error, and after a call that was dropped. That is
+/// how one ends whose endpoint takes requests and answers none.
+struct Trial<'c> {
+    client: &'c Client,
+    endpoint: usize,
+    passed: bool,
+}
+
+impl<'c> Trial<'c> {
+    fn of(client: &'c Client, endpoint: usize) -> Self {
+        Self { client, endpoint, passed: false }
+    }
+
+    fn passed(mut self) {
+        self.passed = true;
+    }
+}
+
+impl Drop for Trial<'_> {
+    fn drop(&mut self) {
+        if !self.passed {
+            // Calls that fail together move on once.
+            let next = (self.endpoint + 1) % self.client.config.endpoints.len().max(1);
+            let first = &self.client.first;
+            let _ = first.compare_exchange(self.endpoint, next, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+}
+
 /// What became of a request that was sent.
 enum Reply {
     Success(Bytes),
@@ -145,12 +174,7 @@ impl Client {
         let body = serde_json::to_vec(request).map_err(StoreError::permanent)?;
         let mut connection = self.connection().await?;
         let endpoint = connection.endpoint;
-        let failed = |error: StoreError| {
-            // Whatever is wrong with it, the next call goes elsewhere.
-            let next = (endpoint + 1) % self.config.endpoints.len();
-            let _ = self.first.compare_exchange(endpoint, next, Ordering::Relaxed, Ordering::Relaxed);
-            error
-        };
+        let trial = Trial::of(self, endpoint);
         let request = self.request(endpoint, path, body.into(), token)?;
         let answering = async {
             let answer = connection.sender.send_request(request).await?;
@@ -166,21 +190,21 @@ impl Client {
                 Err(error) => error.into(),
             }),
         };
-        let (status, body) = answered.map_err(|error| failed(StoreError::Unavailable(error)))?;
+        let (status, body) = answered.map_err(StoreError::Unavailable)?;
         let mut state = self.state();
         if connection.sender.is_ready() && state.idle.len() < KEPT {
             state.idle.push(connection);
         }
         drop(state);
+        // A member without a leader says so; another may have one.
+        if status.is_server_error() {
+            return Err(Failure::parse(status.as_u16(), &body).into_error());
+        }
+        trial.passed();
         if status.is_success() {
             return Ok(Reply::Success(body));
         }
-        let failure = Failure::parse(status.as_u16(), &body);
-        // A member without a leader says so; another may have one.
-        if status.is_server_error() {
-            return Err(failed(failure.into_error()));
-        }
-        Ok(Reply::Failure(failure))
+        Ok(Reply::Failure(Failure::parse(status.as_u16(), &body)))
     }
 
     fn request(
@@ -223,8 +247,10 @@ impl Client {
         for offset in 0..count {
             let index = (first + offset) % count;
             let Some(endpoint) = self.config.endpoints.get(index) else { continue };
+            let trial = Trial::of(self, index);
             match timeout(self.config.connect_timeout, connect(index, endpoint)).await {
                 Ok(Ok(connection)) => {
+                    trial.passed();
                     self.first.store(index, Ordering::Relaxed);
                     return Ok(connection);
                 }

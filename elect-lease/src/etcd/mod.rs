@@ -23,8 +23,13 @@
 //!   **A cluster that is restored from a backup counts from the backup on**: stop all electors before you restore one,
 //!   and start them a lease later. Those that still run refuse it, and any other cluster behind the same endpoints.
 //! - Nothing is tried again: a call fails when the connection breaks after the request was sent. The next call goes to the next
-//!   endpoint. Endpoints that cannot be connected to are passed over in the same call, since nothing was sent to them.
+//!   endpoint, also after one that was dropped because no answer came. Endpoints that cannot be connected to are passed over
+//!   in the same call, since nothing was sent to them.
 //! - Answers are bounded: one of more than 16 MiB is an error.
+//!
+//! # What it wants
+//! etcd keeps all revisions until it is told to compact them, and takes no writes when they fill its quota. Start it with
+//! `--auto-compaction-mode=periodic --auto-compaction-retention=1h`. Only the latest revision is ever read.
 
 mod api;
 mod client;
@@ -48,14 +53,15 @@ pub struct Config {
     pub endpoints: Vec<Endpoint>,
     /// The user to authenticate as, if the cluster asks for one.
     pub user: Option<User>,
-    /// How long connecting to one endpoint may take before the next is tried.
+    /// How long connecting to one endpoint may take before the next is tried: a fraction of the lease's
+    /// [`timeout`](lbcore::elect::lease::Timing::timeout), or a call ends before it comes to the next.
     pub connect_timeout: Duration,
 }
 
 impl Default for Config {
     /// No endpoint yet: add some, or every call fails.
     fn default() -> Self {
-        Self { endpoints: Vec::new(), user: None, connect_timeout: Duration::from_millis(500) }
+        Self { endpoints: Vec::new(), user: None, connect_timeout: Duration::from_millis(200) }
     }
 }
 
