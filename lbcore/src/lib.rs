@@ -7,7 +7,9 @@ pub mod addr;
 pub mod allocator;
 pub mod announce;
 pub mod condition;
-#[cfg(feature = "conformance")]
+// The traits' pages speak of it, whoever makes them. (Its examples are not to be run without the feature.)
+#[cfg(any(feature = "conformance", all(doc, not(doctest))))]
+#[cfg_attr(docsrs, doc(cfg(feature = "conformance")))]
 pub mod conformance;
 pub mod elect;
 pub mod id;

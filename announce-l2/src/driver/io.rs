@@ -37,10 +37,31 @@ pub trait FrameIo: Send {
     /// interface is gone) is done with; only congestion is a reason to wait.
     fn poll_send(&mut self, cx: &mut Context<'_>, frames: &[Transmit]) -> Poll<io::Result<usize>>;
 
+    /// What happened at the sockets so far.
+    fn counters(&self) -> IoCounters {
+        IoCounters::default()
+    }
+
     /// What is wrong with the interfaces or sockets now, apart from interfaces that are down.
     fn conditions(&self) -> Vec<Condition> {
         Vec::new()
     }
+}
+
+/// What happened at the sockets, beyond what the machine counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct IoCounters {
+    /// Frames dropped because they were for another host or another VLAN.
+    pub other_host: u64,
+    /// Frames that the kernel stamped with no time, or with a time to come: the wall clock was set.
+    pub unstamped: u64,
+    /// Frames that could not be sent: their interface is gone or down.
+    pub send_failed: u64,
+    /// Errors reported by a receiving socket: its interface went down.
+    pub receive_failed: u64,
+    /// How often the queue of a device was full, so that frames waited.
+    pub congested: u64,
 }
 
 /// Which frames a driver wants.
@@ -76,6 +97,8 @@ pub(super) struct Received {
     pub(super) interface: IfIndex,
     pub(super) received: Instant,
     pub(super) len: usize,
+    /// It is for others.
+    pub(super) skipped: bool,
 }
 
 impl Batch {
@@ -104,13 +127,14 @@ impl Batch {
         if let Some(buffer) = self.buffers.get_mut(self.frames.len()) {
             let len = bytes.len().min(MAX_RECEIVED);
             buffer[..len].copy_from_slice(&bytes[..len]);
-            self.frames.push(Received { interface, received, len });
+            self.frames.push(Received { interface, received, len, skipped: false });
         }
     }
 
     /// The frames.
     pub fn frames(&self) -> impl Iterator<Item = Frame<'_>> {
-        self.frames.iter().zip(&self.buffers).map(|(frame, buffer)| Frame {
+        let frames = self.frames.iter().zip(&self.buffers).filter(|(frame, _)| !frame.skipped);
+        frames.map(|(frame, buffer)| Frame {
             interface: frame.interface,
             received: frame.received,
             bytes: &buffer[..frame.len.min(MAX_RECEIVED)],

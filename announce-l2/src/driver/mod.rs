@@ -25,10 +25,10 @@ use lbcore::elect::LeaseId;
 use lbcore::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 
-pub use self::io::{BATCH, Batch, FrameIo, Interest, MAX_RECEIVED};
+pub use self::io::{BATCH, Batch, FrameIo, Interest, IoCounters, MAX_RECEIVED};
 pub use self::select::InterfaceFilter;
 #[cfg(target_os = "linux")]
-pub use linux::{BuildError, Config, IoCounters, KernelAnswer, PacketIo, check_permission, kernel_answers};
+pub use linux::{BuildError, Config, KernelAnswer, PacketIo, check_permission, kernel_answers};
 
 use crate::machine::{self, Claimant, Counters, Event, Input, Interface, Responder, Transmit};
 
@@ -40,6 +40,7 @@ struct Shared {
     status: watch::Sender<Arc<AnnounceStatus>>,
     interfaces: watch::Sender<Arc<[Interface]>>,
     counters: watch::Sender<Counters>,
+    io_counters: watch::Sender<IoCounters>,
 }
 
 /// What the announcer was told and the driver has not taken yet: of each kind the latest only, so it does not grow
@@ -90,8 +91,10 @@ impl L2Announcer {
         let (status, _) = watch::channel(Arc::default());
         let (interfaces, _) = watch::channel(Arc::from(io.interfaces()));
         let (counters, _) = watch::channel(Counters::default());
+        let (io_counters, _) = watch::channel(io.counters());
         let mailbox = Mutex::default();
-        let shared = Arc::new(Shared { mailbox, news: Notify::new(), status, interfaces, counters });
+        let shared =
+            Arc::new(Shared { mailbox, news: Notify::new(), status, interfaces, counters, io_counters });
         let driver = Driver { shared: shared.clone(), machine: Responder::new(config), io };
         (Self { shared }, driver)
     }
@@ -105,6 +108,11 @@ impl L2Announcer {
     /// What happened to frames, by reason. Published at most once a second, and at the end.
     pub fn counters(&self) -> watch::Receiver<Counters> {
         self.shared.counters.subscribe()
+    }
+
+    /// What happened at the sockets. Published together with [`counters`](Self::counters).
+    pub fn io_counters(&self) -> watch::Receiver<IoCounters> {
+        self.shared.io_counters.subscribe()
     }
 }
 
@@ -216,10 +224,13 @@ impl<IO: FrameIo> Driver<IO> {
             }
             let now = io.now();
             let mut due = machine.poll_timeout();
-            if *machine.counters() != *shared.counters.borrow() {
+            let counted = *machine.counters() != *shared.counters.borrow()
+                || io.counters() != *shared.io_counters.borrow();
+            if counted {
                 if now >= counters_at {
                     counters_at = now + COUNTERS_EVERY;
                     shared.counters.send_replace(*machine.counters());
+                    shared.io_counters.send_replace(io.counters());
                 } else {
                     due = Some(due.map_or(counters_at, |due| due.min(counters_at)));
                 }
@@ -259,10 +270,16 @@ impl<IO: FrameIo> Driver<IO> {
                 () = sleep => Wake::Due,
                 wake = wake => wake?,
             };
+            let only_frames = match &wake {
+                Wake::Received => !batch.interfaces_changed,
+                Wake::Sent(_) => true,
+                Wake::Told | Wake::Due | Wake::Stopped => false,
+            };
             match wake {
                 Wake::Stopped => {
                     machine.handle(io.now(), Input::Withdraw);
                     shared.counters.send_replace(*machine.counters());
+                    shared.io_counters.send_replace(io.counters());
                     return Ok(());
                 }
                 Wake::Told => take_mail(&shared, &mut machine, &io),
@@ -274,6 +291,12 @@ impl<IO: FrameIo> Driver<IO> {
                     }
                     take_batch(&shared, &mut machine, &io, &mut batch);
                 }
+            }
+            if !only_frames {
+                // What is not spoken for any more is not said late.
+                let before = unsent.len();
+                unsent.retain(|transmit| machine.may_send(transmit));
+                (unsent.len()..before).for_each(|_| machine.note_expired());
             }
         }
     }

@@ -174,7 +174,7 @@ fn both_families_are_answered_and_announced() {
     world.advance(Duration::from_millis(1));
     let kinds: Vec<EtherType> =
         world.heard.iter().map(|frame| ethernet::Header::parse(frame).unwrap().0.ethertype).collect();
-    assert_eq!(kinds, [EtherType::ARP, EtherType::IPV6]);
+    assert_eq!(kinds, [EtherType::ARP, EtherType::IPV6, EtherType::IPV6], "the last one to the routers");
     assert!(world.is_reached(vip()) && world.is_reached(v6));
     assert!(!world.is_reached(IpAddr::from([192, 0, 2, 11])));
     let status = world.announcer.status().borrow().clone();
@@ -304,6 +304,31 @@ async fn what_waits_in_a_congested_socket_is_not_sent_after_the_deadline() {
         tokio::time::sleep(Duration::from_millis(60)).await;
         open.store(true, std::sync::atomic::Ordering::Relaxed);
         // Wakes the driver, which may now send what it has.
+        announcer.renew(LEASE.next(), segment.now() + LONG);
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        Stop::Withdraw
+    };
+    driver.run(stop).await.unwrap();
+    assert_eq!(client.try_receive(), None);
+    assert_eq!(announcer.counters().borrow().expired, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_in_a_congested_socket_is_not_sent_once_it_is_withdrawn() {
+    let segment = Segment::new();
+    let client = segment.attach("client", CLIENT);
+    let open = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let port = Congested { port: segment.attach("eth0", US), open: open.clone() };
+    let (announcer, driver) = L2Announcer::with_io(Config::default(), port);
+    let entry = (vip(), Announcement::on_segment(LEASE, Term(2), Interfaces::All));
+    announcer.set_desired(Arc::new(AnnounceSet::new(1, [entry])));
+    announcer.renew(LEASE, segment.now() + LONG);
+    let stop = async {
+        // The first announcement is on its way to the socket.
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        announcer.set_desired(Arc::new(AnnounceSet::new(2, [])));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        open.store(true, std::sync::atomic::Ordering::Relaxed);
         announcer.renew(LEASE.next(), segment.now() + LONG);
         tokio::time::sleep(Duration::from_secs(5)).await;
         Stop::Withdraw

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use lbcore::announce::{AnnounceSet, Announcement, Interfaces};
+use lbcore::announce::{AnnounceSet, AnnounceState, Announcement, Interfaces};
 use lbcore::elect::{LeaseId, Term};
 use lbcore::time::{Duration, Instant};
 
@@ -180,14 +180,14 @@ struct Model {
     up: [bool; 2],
     /// What the machine said that it speaks for.
     gained: BTreeSet<IpAddr>,
-    /// What it spoke for at some time since it was first desired.
-    checked: BTreeSet<IpAddr>,
-    /// Since when it could speak for what it does not speak for.
-    held_since: BTreeMap<IpAddr, Instant>,
+    /// Where it spoke for what at some time since it was first desired.
+    clear: BTreeSet<(usize, IpAddr)>,
+    /// When it asked where who has what.
+    probes: BTreeMap<(usize, IpAddr), Vec<Instant>>,
 }
 
-/// How long an address is probed for.
-const PROBING: Duration = Duration::from_millis(600);
+/// From one probe to the next, and from the last until the address is spoken for.
+const PROBE_INTERVAL: Duration = Duration::from_millis(200);
 
 impl Model {
     /// Until when this node is the owner, if it is.
@@ -196,10 +196,10 @@ impl Model {
         self.until.get(lease).copied().filter(|until| now < *until)
     }
 
-    /// Until when it may say so on the interface.
+    /// Until when it may say so on the interface, where it does not have to look for strangers first.
     fn may_speak(&self, now: Instant, port: usize, address: IpAddr) -> Option<Instant> {
         let (_, interfaces) = self.owned.get(&address)?;
-        let speaks = !self.is_probed(address) && self.up[port] && interfaces.contains(&NAMES[port].into());
+        let speaks = self.up[port] && interfaces.contains(&NAMES[port].into());
         self.owned_until(now, address).filter(|_| speaks)
     }
 
@@ -222,6 +222,22 @@ impl World {
         world.model.up = [true; 2];
         world.set_links();
         world
+    }
+
+    /// Where the machine says that it speaks for `address`.
+    fn says(&self, address: IpAddr) -> BTreeSet<usize> {
+        let status = self.machine.status();
+        let Some(AnnounceState::Announced { to }) = status.entries.get(&address) else {
+            return BTreeSet::new();
+        };
+        (0..2).filter(|port| to.iter().any(|name| **name == *NAMES[*port])).collect()
+    }
+
+    /// Until when it speaks for `address` on the interface. Of those that nobody owned before its own word counts, which
+    /// is judged by its probes.
+    fn speaks(&self, port: usize, address: IpAddr) -> Option<Instant> {
+        let may = self.model.may_speak(self.now, port, address);
+        may.filter(|_| !self.model.first.contains(&address) || self.says(address).contains(&port))
     }
 
     fn set_links(&mut self) {
@@ -254,7 +270,7 @@ impl World {
                     self.model.owned =
                         addresses.map(|address| (address, (lease, interfaces.clone()))).collect();
                     let owned = &self.model.owned;
-                    self.model.checked.retain(|address| owned.contains_key(address));
+                    self.model.clear.retain(|(_, address)| owned.contains_key(address));
                 }
             }
             Step::Renew { lease: number, for_ms } => {
@@ -265,8 +281,8 @@ impl World {
             }
             Step::Ask { address: number, probe, age_ms, port } => {
                 let (address, port) = (address(*number), usize::from(port % 2));
+                let expected = *age_ms <= 100 && self.speaks(port, address).is_some();
                 let sent = self.receive(&question(address, *probe), *age_ms, port);
-                let expected = *age_ms <= 100 && self.model.may_speak(now, port, address).is_some();
                 let answered = sent.iter().any(|transmit| transmit.address == address);
                 assert_eq!(answered, expected, "{address} on {}", NAMES[port]);
             }
@@ -290,7 +306,7 @@ impl World {
                 self.machine.handle(now, Input::Withdraw);
                 self.model.owned.clear();
                 self.model.first.clear();
-                self.model.checked.clear();
+                self.model.clear.clear();
             }
         }
         self.drain();
@@ -330,13 +346,32 @@ impl World {
         for transmit in &sent {
             self.check_transmit(transmit);
         }
+        self.check_clear();
         sent
     }
 
-    fn check_transmit(&self, transmit: &Transmit) {
+    /// Where it begins to speak for what nobody owned before it has asked often enough.
+    fn check_clear(&mut self) {
+        for address in (0..8).map(address) {
+            for port in self.says(address) {
+                if !self.model.clear.insert((port, address)) || !self.model.first.contains(&address) {
+                    continue;
+                }
+                let probes = self.model.probes.get(&(port, address)).map_or(&[][..], Vec::as_slice);
+                let last = probes.len().checked_sub(3).map(|first| &probes[first..]);
+                let Some(last) = last else { panic!("{address} was not asked for on {}", NAMES[port]) };
+                let times = last.iter().chain([&self.now]);
+                let apart =
+                    times.clone().zip(times.skip(1)).all(|(one, next)| *next >= *one + PROBE_INTERVAL);
+                assert!(apart, "{address} on {}: asked at {last:?}, and it is {:?}", NAMES[port], self.now);
+            }
+        }
+    }
+
+    fn check_transmit(&mut self, transmit: &Transmit) {
         let Transmit { interface, address, deadline, .. } = *transmit;
         let port = PORTS.iter().position(|known| *known == interface).expect("a known interface");
-        let may = self.model.may_speak(self.now, port, address);
+        let may = self.speaks(port, address);
         let (header, payload) = ethernet::Header::parse(transmit.frame.as_bytes()).expect("a whole frame");
         assert_eq!((header.source, header.vlan), (MACS[port], None));
         assert!(!MACS.contains(&header.destination), "{transmit:?} is for ourselves");
@@ -365,7 +400,9 @@ impl World {
             _ => panic!("{transmit:?} is of the wrong family"),
         };
         if probes {
-            assert!(self.model.is_probed(address), "{address} is probed for while it is spoken for");
+            let is_needed = self.model.first.contains(&address) && !self.says(address).contains(&port);
+            assert!(is_needed, "{address} is probed for where it is spoken for");
+            self.model.probes.entry((port, address)).or_default().push(self.now);
             assert_eq!(Some(deadline), self.model.owned_until(self.now, address), "{transmit:?}");
         } else {
             assert_eq!(Some(deadline), may, "{transmit:?} at {:?}", self.now);
@@ -374,15 +411,10 @@ impl World {
 
     /// Events agree with the model.
     fn check_events(&mut self) {
-        let now = self.now;
         while let Some(event) = self.machine.poll_event() {
             match event {
                 Event::Gained { address, .. } => {
-                    let unchecked = self.model.is_probed(address) && !self.model.checked.contains(&address);
-                    let since = self.model.held_since.get(&address).copied().unwrap_or(now);
-                    assert!(!unchecked || now >= since + PROBING, "{address} was not asked for long enough");
                     assert!(self.model.gained.insert(address), "{address} gained twice");
-                    self.model.checked.insert(address);
                 }
                 Event::Lost { address, .. } => {
                     assert!(self.model.gained.remove(&address), "{address} lost in vain");
@@ -390,6 +422,9 @@ impl World {
                 Event::Conflict { address, .. } => {
                     let concerns = self.model.gained.contains(&address) || self.model.is_probed(address);
                     assert!(concerns, "{address}");
+                    if self.model.is_probed(address) {
+                        self.model.clear.retain(|(_, known)| *known != address);
+                    }
                 }
             }
         }
@@ -403,14 +438,9 @@ impl World {
             let (owned, gained) =
                 (model.owned_until(now, address).is_some(), model.gained.contains(&address));
             assert!(gained == owned || (owned && model.first.contains(&address)), "{address}: {gained}");
-            if owned && !gained {
-                model.held_since.entry(address).or_insert(now);
-            } else {
-                model.held_since.remove(&address);
-            }
         }
         for (address, state) in &self.machine.status().entries {
-            let speaks = (0..2).any(|port| self.model.may_speak(self.now, port, *address).is_some());
+            let speaks = (0..2).any(|port| self.speaks(port, *address).is_some());
             assert_eq!(state.is_announced(), speaks, "{address}");
         }
     }

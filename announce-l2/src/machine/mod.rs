@@ -55,7 +55,7 @@ pub use pace::Pace;
 use crate::wire::arp::Arp;
 use crate::wire::ndp::{Advertisement, Message, Solicitation};
 use crate::wire::{FrameBuf, MacAddr, ipv6};
-use detect::Checks;
+use detect::{Check, Checks};
 use interface::Port;
 use leases::Leases;
 use schedule::{Job, Tag};
@@ -147,10 +147,12 @@ pub struct Transmit {
     pub interface: IfIndex,
     /// The address that it speaks for.
     pub address: IpAddr,
-    /// At and after this time it must not be sent.
+    /// At and after this time it must not be sent. Nor must it once [`Responder::may_send`] says so.
     pub deadline: Instant,
     /// The frame.
     pub frame: FrameBuf,
+    /// Of which gain of the address it tells.
+    gain: u64,
 }
 
 /// Something that a person or a log may want to know.
@@ -240,8 +242,10 @@ struct Entry {
     /// The owner by a newer term.
     outranked: Option<Owner>,
     voice: Voice,
-    /// Whether no stranger was found to have it.
-    checked: bool,
+    /// Nobody of the cluster owned it before: where a stranger may have it, it is asked for first.
+    unproven: bool,
+    /// Where that was done, and what came of it.
+    checks: BTreeMap<IfIndex, Check>,
     /// When the check goes on.
     check_at: Instant,
     /// Which gain of an address this is, counted over all addresses.
@@ -251,7 +255,12 @@ struct Entry {
 
 impl Entry {
     fn speaks_on(&self, index: IfIndex) -> bool {
-        self.voice == Voice::Speaking && self.chosen.contains(index)
+        self.voice == Voice::Speaking && self.chosen.contains(index) && self.is_clear_on(index)
+    }
+
+    /// Whether no stranger was found to have it there, or none needs to be looked for.
+    fn is_clear_on(&self, index: IfIndex) -> bool {
+        !self.unproven || self.checks.get(&index) == Some(&Check::Clear)
     }
 }
 
@@ -260,11 +269,11 @@ impl Entry {
 enum Voice {
     /// Nothing: its lease does not hold, or a newer term does.
     Silent,
-    /// Asks whether a stranger has it; so many times up to now.
-    Checking(u8),
+    /// Asks whether a stranger has it.
+    Checking,
     /// Leaves it to the stranger who has it.
     Taken,
-    /// Speaks for it.
+    /// Speaks for it, wherever it was not found that a stranger has it.
     Speaking,
 }
 
@@ -288,7 +297,8 @@ pub struct Responder {
     desired: Arc<AnnounceSet>,
     entries: BTreeMap<IpAddr, Entry>,
     standby: BTreeMap<IpAddr, Chosen>,
-    peers: BTreeMap<MacAddr, NodeName>,
+    /// By hardware address, the member that has it, and on which of its interfaces.
+    peers: BTreeMap<MacAddr, (NodeName, BTreeSet<InterfaceName>)>,
     leases: Leases,
     checks: Checks,
     conflicts: BTreeMap<IpAddr, Conflict>,
@@ -359,6 +369,19 @@ impl Responder {
         self.outputs.pop_front()
     }
 
+    /// Whether a frame that was polled may still be sent: its address is spoken for as it was, on an interface that is
+    /// as it was. To be asked again, of what is not sent yet, after each call but one with a frame. (The deadline is the
+    /// sender's to look at.)
+    pub fn may_send(&self, transmit: &Transmit) -> bool {
+        let Some(entry) = self.entries.get(&transmit.address) else { return false };
+        let port = self.ports.get(&transmit.interface).filter(|port| port.interface.up);
+        let from = transmit.frame.as_bytes().get(6..12);
+        entry.gain == transmit.gain
+            && matches!(entry.voice, Voice::Speaking | Voice::Checking)
+            && entry.chosen.contains(transmit.interface)
+            && port.is_some_and(|port| from == Some(&port.interface.mac.0[..]))
+    }
+
     /// The next event.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
@@ -381,7 +404,8 @@ impl Responder {
         &self.counters
     }
 
-    /// The sending side tells that it threw away a frame whose [`deadline`](Transmit::deadline) had passed.
+    /// The sending side tells that it threw away a frame whose [`deadline`](Transmit::deadline) had passed, or that it
+    /// [may](Self::may_send) not send any more.
     pub fn note_expired(&mut self) {
         self.counters.expired += 1;
     }
@@ -425,10 +449,14 @@ impl Responder {
             self.status_version += 1;
         }
         if new.members != old.members {
-            let macs = new.members.iter().flat_map(|(node, member)| {
-                member.hardware.values().map(move |mac| (MacAddr(*mac), node.clone()))
-            });
-            self.peers = macs.collect();
+            self.peers.clear();
+            for (node, member) in &new.members {
+                for (interface, mac) in &member.hardware {
+                    let peer = self.peers.entry(MacAddr(*mac));
+                    peer.or_insert_with(|| (node.clone(), BTreeSet::new())).1.insert(interface.clone());
+                }
+            }
+            self.judge_conflicts();
         }
         if new.standby != old.standby {
             self.watch_version += 1;
@@ -471,7 +499,8 @@ impl Responder {
             term: wanted.term,
             outranked: None,
             voice: Voice::Silent,
-            checked: false,
+            unproven: false,
+            checks: BTreeMap::new(),
             check_at: Instant::ZERO,
             gain: 0,
             defended: None,
@@ -506,9 +535,19 @@ impl Responder {
         entry.chosen = chosen;
         entry.lease = lease;
         entry.term = wanted.term;
+        let unproven = self.config.probing.is_some() && wanted.term <= Term::FIRST;
+        let was_unproven = std::mem::replace(&mut entry.unproven, unproven);
+        if unproven && speaking && !was_unproven {
+            // What is spoken for is known to be nobody else's.
+            let ports = self.ports.iter().filter(|(index, port)| {
+                port.interface.up && entry.chosen.contains(**index) && !added.contains(index)
+            });
+            entry.checks = ports.map(|(index, _)| (*index, Check::Clear)).collect();
+        }
         entry.outranked = outranked;
         self.entries.insert(address, entry);
         self.settle(now, address, why);
+        self.check_anew(now, address);
         if regained {
             self.announce(address, tag);
         } else if speaking {
@@ -546,6 +585,8 @@ impl Responder {
         self.status_version += 1;
         self.event(Event::Gained { address, term });
         self.announce(address, tag);
+        // Where it was not asked for yet.
+        self.check_anew(now, address);
     }
 
     /// Says no more of `address`, for which it had `voice`.
@@ -572,7 +613,7 @@ impl Responder {
     /// Plans the first announcement of `address` wherever it is chosen.
     fn announce(&mut self, address: IpAddr, tag: Tag) {
         let Some(entry) = self.entries.get(&address) else { return };
-        for port in self.ports.values_mut().filter(|port| entry.chosen.contains(port.interface.index)) {
+        for port in self.ports.values_mut().filter(|port| entry.speaks_on(port.interface.index)) {
             port.schedule.add(Job::First(address), tag);
         }
     }
@@ -613,7 +654,6 @@ impl Responder {
         self.status_version += 1;
         self.watch_version += 1;
         self.own = self.ports.values().map(|port| port.interface.mac).collect();
-        self.outputs.retain(|transmit| self.ports.contains_key(&transmit.interface));
         for (address, entry) in &mut self.entries {
             if let Some(wanted) = self.desired.entries.get(address) {
                 entry.chosen = Chosen::resolve(&wanted.interfaces, &self.ports);
@@ -627,6 +667,42 @@ impl Responder {
         for index in appeared {
             self.announce_all_on(now, index);
         }
+        let unproven = self.entries.iter().filter(|(_, entry)| entry.unproven);
+        let unproven: Vec<IpAddr> = unproven.map(|(address, _)| *address).collect();
+        for address in unproven {
+            self.check_anew(now, address);
+        }
+        let mut outputs = std::mem::take(&mut self.outputs);
+        outputs.retain(|transmit| self.may_send(transmit));
+        self.outputs = outputs;
+    }
+
+    /// Who has this hardware address on the segment of `interface`. Interfaces may have other names on other nodes: one that
+    /// has none of ours is known by any hardware address.
+    fn claimant(&self, interface: IfIndex, mac: MacAddr) -> Claimant {
+        let name = self.ports.get(&interface).map(|port| &port.interface.name);
+        let member = self.peers.get(&mac).filter(|(node, interfaces)| {
+            let hardware = self.desired.members.get(node).map(|member| &member.hardware);
+            name.is_none_or(|name| {
+                interfaces.contains(name) || hardware.is_none_or(|known| !known.contains_key(name))
+            })
+        });
+        Claimant { mac, member: member.map(|(node, _)| node.clone()) }
+    }
+
+    /// The members are others now: who claimed an address may be one, or no more.
+    fn judge_conflicts(&mut self) {
+        let mut conflicts = std::mem::take(&mut self.conflicts);
+        for conflict in conflicts.values_mut() {
+            let port = self.ports.values().find(|port| port.interface.name == conflict.interface);
+            let Some(index) = port.map(|port| port.interface.index) else { continue };
+            let claimant = self.claimant(index, conflict.claimant.mac);
+            if claimant != conflict.claimant {
+                conflict.claimant = claimant;
+                self.status_version += 1;
+            }
+        }
+        self.conflicts = conflicts;
     }
 
     fn expire(&mut self, now: Instant) {
@@ -640,28 +716,40 @@ impl Responder {
 
     /// Says what is due, as far as the pace allows.
     fn run_schedules(&mut self, now: Instant) {
-        let Self { ports, entries, leases, outputs, counters, .. } = self;
+        let Self { ports, entries, leases, outputs, counters, checks, config, .. } = self;
+        let interval = config.probing.unwrap_or_default().interval;
         for port in ports.values_mut().filter(|port| port.interface.up) {
             let index = port.interface.index;
-            let deadline = |address: IpAddr| {
-                let entry = entries.get(&address).filter(|entry| entry.chosen.contains(index))?;
-                entry.lease.map(|lease| (leases.until(lease), entry.gain))
-            };
-            let wanted = |job: Job, tag: Tag| {
-                let calls = match entries.get(&job.address()).map(|entry| entry.voice) {
-                    Some(Voice::Checking(_)) => matches!(job, Job::Probe(_)),
-                    Some(Voice::Speaking) => !matches!(job, Job::Probe(_)),
-                    _ => false,
-                };
-                calls && deadline(job.address()).is_some_and(|(until, gain)| now < until && gain == tag.gain)
-            };
             while outputs.len() < MAX_BACKLOG {
+                let wanted = |job: Job, tag: Tag| {
+                    let Some(entry) = entries.get(&job.address()).filter(|entry| entry.gain == tag.gain)
+                    else {
+                        return false;
+                    };
+                    let speaks = matches!(entry.voice, Voice::Speaking | Voice::Checking);
+                    let calls = match job {
+                        Job::Probe(_) => {
+                            speaks && matches!(entry.checks.get(&index), Some(Check::Asking { .. }))
+                        }
+                        _ => entry.speaks_on(index),
+                    };
+                    let holds = entry.lease.is_some_and(|lease| now < leases.until(lease));
+                    calls && entry.chosen.contains(index) && holds
+                };
                 let Some((job, tag)) = port.schedule.next(now, wanted) else { break };
                 let address = job.address();
-                let Some((deadline, _)) = deadline(address) else { continue };
+                let Some(entry) = entries.get_mut(&address) else { continue };
+                let deadline = entry.lease.map_or(Instant::ZERO, |lease| leases.until(lease));
                 let tag = if matches!(job, Job::First(_)) { Tag { since: now, ..tag } } else { tag };
+                if let (Job::Probe(_), Some(Check::Asking { sent, last, nonce })) =
+                    (job, entry.checks.get_mut(&index))
+                {
+                    (*sent, *last) = (sent.saturating_add(1), now);
+                    *nonce = detect::nonce(now, port.interface.mac, counters.probed);
+                    checks.plan(now, now + interval, address, entry);
+                }
                 let frame = say(port, now, job, tag, counters);
-                outputs.push_back(Transmit { interface: index, address, deadline, frame });
+                outputs.push_back(Transmit { interface: index, address, deadline, frame, gain: tag.gain });
             }
         }
     }
@@ -670,19 +758,21 @@ impl Responder {
 /// Makes the frame of a job, and plans what follows from it.
 fn say(port: &mut Port, now: Instant, job: Job, tag: Tag, counters: &mut Counters) -> FrameBuf {
     let mac = port.interface.mac;
+    let probed = counters.probed;
     port.schedule.repeat(job, tag);
     match job {
         Job::Probe(_) => counters.probed += 1,
         Job::Defend(_) => counters.defended += 1,
         Job::Refresh(_) => counters.refreshed += 1,
-        Job::Gateway(..) | Job::Asker(..) => counters.directed += 1,
+        Job::Gateway(..) | Job::Routers(_) | Job::Asker(..) => counters.directed += 1,
         Job::First(_) | Job::Again(..) => counters.announced += 1,
     }
     match (job, job.address()) {
         (Job::Probe(_), IpAddr::V4(address)) => Arp::probe(mac, address).to_frame(MacAddr::BROADCAST),
         (Job::Probe(_), IpAddr::V6(target)) => {
             let group = ipv6::solicited_node(target);
-            let probe = Solicitation { target, source_mac: None, nonce: Some(detect::nonce(now, mac)) };
+            let probe =
+                Solicitation { target, source_mac: None, nonce: Some(detect::nonce(now, mac, probed)) };
             let header = ipv6::Header::nd(Ipv6Addr::UNSPECIFIED, group);
             Message::Solicitation(probe).to_frame(&header, mac, MacAddr::of_ipv6_group(group))
         }
@@ -708,9 +798,15 @@ fn say(port: &mut Port, now: Instant, job: Job, tag: Tag, counters: &mut Counter
             Arp::announcement(mac, address).to_frame(MacAddr::BROADCAST)
         }
         (_, IpAddr::V6(address)) => {
-            let header = ipv6::Header::nd(address, ipv6::ALL_NODES);
+            // Routers make an entry of what is sent to their own group, where they had none (RFC 9131 §4.2). Hosts that
+            // asked need no frame of their own: one to all nodes that overrides is honoured by all that have an entry.
+            if matches!(job, Job::First(_) | Job::Again(1, _)) {
+                port.schedule.add(Job::Routers(address.into()), tag);
+            }
+            let group = if matches!(job, Job::Routers(_)) { ipv6::ALL_ROUTERS } else { ipv6::ALL_NODES };
+            let header = ipv6::Header::nd(address, group);
             let message = Message::Advertisement(Advertisement::unsolicited(address, mac));
-            message.to_frame(&header, mac, MacAddr::of_ipv6_group(ipv6::ALL_NODES))
+            message.to_frame(&header, mac, MacAddr::of_ipv6_group(group))
         }
     }
 }

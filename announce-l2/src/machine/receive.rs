@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use lbcore::time::Instant;
 
 use super::schedule::{Job, Tag};
-use super::{Claimant, Conflict, Entry, Event, Frame, IfIndex, MAX_BACKLOG, Responder, Transmit, Voice};
+use super::{Conflict, Entry, Event, Frame, IfIndex, MAX_BACKLOG, Responder, Transmit};
 use crate::wire::arp::{Arp, Operation};
 use crate::wire::ethernet::{self, EtherType};
 use crate::wire::ndp::{Advertisement, Message, Solicitation};
@@ -90,9 +90,9 @@ impl Responder {
             port.askers.note(now, arp.sender, arp.sender_mac, arp.target);
         }
         match self.speaks_for(now, interface, target) {
-            Ok(deadline) => {
+            Ok((deadline, gain)) => {
                 let frame = arp.reply(mac).to_frame(arp.sender_mac);
-                if self.answer(Transmit { interface, address: target, deadline, frame }) {
+                if self.answer(Transmit { interface, address: target, deadline, frame, gain }) {
                     self.counters.answered_arp += 1;
                 }
             }
@@ -160,7 +160,8 @@ impl Responder {
         ns: &Solicitation,
     ) {
         let target = IpAddr::from(ns.target);
-        if ns.source_mac.is_some_and(|mac| self.own.contains(&mac)) {
+        let looped = ns.nonce.is_some_and(|nonce| self.is_looped(target, nonce));
+        if looped || ns.source_mac.is_some_and(|mac| self.own.contains(&mac)) {
             self.counters.dropped_own += 1;
             return;
         }
@@ -182,24 +183,24 @@ impl Responder {
             self.claimed(now, interface, header.source.into(), ns.source_mac.unwrap_or(ethernet.source));
             return;
         }
-        let deadline = match self.speaks_for(now, interface, target) {
-            Ok(deadline) => deadline,
+        let (deadline, gain) = match self.speaks_for(now, interface, target) {
+            Ok(spoken_for) => spoken_for,
             Err(mute) => return self.drop_mute(&mute),
         };
         let frame = advertise(ns.target, mac, header.source, ethernet.source);
-        if self.answer(Transmit { interface, address: target, deadline, frame }) {
+        if self.answer(Transmit { interface, address: target, deadline, frame, gain }) {
             self.counters.answered_ndp += 1;
         }
     }
 
-    /// Until when this node speaks for `address` on `interface`, if it does at `now`.
-    fn speaks_for(&self, now: Instant, interface: IfIndex, address: IpAddr) -> Result<Instant, Mute> {
+    /// Until when this node speaks for `address` on `interface`, and by which gain, if it does at `now`.
+    fn speaks_for(&self, now: Instant, interface: IfIndex, address: IpAddr) -> Result<(Instant, u64), Mute> {
         let entry: &Entry = self.entries.get(&address).ok_or(Mute::Foreign)?;
         if !entry.chosen.contains(interface) {
             return Err(Mute::Elsewhere);
         }
         let until = entry.lease.map_or(Instant::ZERO, |lease| self.leases.until(lease));
-        if entry.voice == Voice::Speaking && now < until { Ok(until) } else { Err(Mute::Unleased) }
+        if entry.speaks_on(interface) && now < until { Ok((until, entry.gain)) } else { Err(Mute::Unleased) }
     }
 
     fn drop_mute(&mut self, mute: &Mute) {
@@ -225,7 +226,7 @@ impl Responder {
     /// often than the interval allows.
     fn claimed(&mut self, now: Instant, interface: IfIndex, address: IpAddr, mac: MacAddr) {
         self.counters.conflicts += 1;
-        let claimant = Claimant { mac, member: self.peers.get(&mac).cloned() };
+        let claimant = self.claimant(interface, mac);
         let (Some(port), Some(entry)) = (self.ports.get_mut(&interface), self.entries.get_mut(&address))
         else {
             return;

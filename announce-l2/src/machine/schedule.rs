@@ -26,6 +26,8 @@ pub(crate) enum Job {
     First(IpAddr),
     /// Tell a gateway.
     Gateway(IpAddr, Ipv4Addr),
+    /// Tell the routers (RFC 9131 §4.1).
+    Routers(IpAddr),
     /// Tell a host that asked.
     Asker(IpAddr, Ipv4Addr, MacAddr),
     /// Ask whether a stranger has it.
@@ -42,6 +44,7 @@ impl Job {
             Self::Defend(address)
             | Self::First(address)
             | Self::Gateway(address, _)
+            | Self::Routers(address)
             | Self::Asker(address, ..)
             | Self::Probe(address)
             | Self::Again(_, address)
@@ -63,11 +66,16 @@ pub(crate) struct Schedule {
     bucket: Bucket,
     ready: BTreeMap<Job, Tag>,
     later: BTreeMap<(Instant, Job), Tag>,
+    /// The last token went into a defence.
+    defended: bool,
 }
+
+/// The first of all jobs that are no defences.
+const NO_DEFENCE: Job = Job::First(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
 
 impl Schedule {
     pub(crate) fn new(pace: Pace) -> Self {
-        Self { bucket: Bucket::new(pace), ready: BTreeMap::new(), later: BTreeMap::new() }
+        Self { bucket: Bucket::new(pace), ready: BTreeMap::new(), later: BTreeMap::new(), defended: false }
     }
 
     /// Adds a job that is due.
@@ -99,7 +107,8 @@ impl Schedule {
         self.later.clear();
     }
 
-    /// The most urgent of what is due, if `wanted`; what is not wanted (any more) is thrown away and costs no token.
+    /// The most urgent of what is due, if `wanted`; what is not wanted (any more) is thrown away and costs no token. Of
+    /// two tokens a defence gets one at most: whoever forges claims decides about defences, and about nothing else.
     pub(crate) fn next(
         &mut self,
         now: Instant,
@@ -110,7 +119,8 @@ impl Schedule {
             self.ready.insert(job, tag);
         }
         loop {
-            let (job, tag) = self.ready.first_key_value().map(|(job, tag)| (*job, *tag))?;
+            let other = if self.defended { self.ready.range(NO_DEFENCE..).next() } else { None };
+            let (job, tag) = other.or(self.ready.first_key_value()).map(|(job, tag)| (*job, *tag))?;
             if !wanted(job, tag) {
                 self.ready.remove(&job);
                 continue;
@@ -119,6 +129,7 @@ impl Schedule {
                 return None;
             }
             self.ready.remove(&job);
+            self.defended = matches!(job, Job::Defend(_));
             return Some((job, tag));
         }
     }
@@ -165,6 +176,23 @@ mod tests {
                 Job::Again(1, address(1)),
             ]
         );
+    }
+
+    #[test]
+    fn defences_take_every_other_token_at_most() {
+        let mut schedule = Schedule::new(Pace { burst: 1, per_second: 1000 });
+        let tag = Tag { gain: 1, since: Instant::ZERO };
+        let mut order = Vec::new();
+        schedule.add(Job::Probe(address(1)), tag);
+        schedule.add(Job::First(address(2)), tag);
+        for ms in 1..=6 {
+            // As many claims as one likes.
+            (10..20).for_each(|last| schedule.add(Job::Defend(address(last)), tag));
+            order.extend(schedule.next(Instant::from_millis(ms), |_, _| true).map(|(job, _)| job));
+        }
+        let defends = |job: &Job| matches!(job, Job::Defend(_));
+        assert_eq!(order.iter().map(defends).collect::<Vec<_>>(), [true, false, true, false, true, true]);
+        assert_eq!((order[1], order[3]), (Job::First(address(2)), Job::Probe(address(1))));
     }
 
     #[test]

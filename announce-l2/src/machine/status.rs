@@ -9,6 +9,8 @@ use lbcore::condition::Condition;
 use lbcore::elect::Owner;
 use lbcore::id::InterfaceName;
 
+use super::detect::Check;
+use super::interface::Port;
 use super::{Conflict, Responder, Voice, is_usable};
 
 impl Responder {
@@ -36,11 +38,7 @@ impl Responder {
             return silent("LeaseRequired", message);
         };
         match entry.voice {
-            Voice::Speaking => {}
-            Voice::Checking(_) => {
-                let message = "asking on the segment whether another host has it".to_owned();
-                return silent("Probing", message);
-            }
+            Voice::Speaking | Voice::Checking => {}
             Voice::Taken => return silent("AddressInUse", self.who_has(address)),
             Voice::Silent => {
                 return match &entry.outranked {
@@ -54,9 +52,20 @@ impl Responder {
         }
         let ports = self.ports.values().filter(|port| port.interface.up);
         let ports = ports.filter(|port| entry.chosen.contains(port.interface.index));
-        let to: Vec<Arc<str>> = ports.map(|port| Arc::from(port.interface.name.as_str())).collect();
+        let (to, others): (Vec<&Port>, Vec<&Port>) =
+            ports.partition(|port| entry.speaks_on(port.interface.index));
         if !to.is_empty() {
-            return AnnounceState::Announced { to };
+            let names = to.iter().map(|port| Arc::from(port.interface.name.as_str()));
+            return AnnounceState::Announced { to: names.collect() };
+        }
+        let is_taken =
+            |port: &&Port| matches!(entry.checks.get(&port.interface.index), Some(Check::Taken { .. }));
+        if others.iter().any(is_taken) {
+            return silent("AddressInUse", self.who_has(address));
+        }
+        if !others.is_empty() {
+            let message = "asking on the segment whether another host has it".to_owned();
+            return silent("Probing", message);
         }
         let message = match &wanted.interfaces {
             Interfaces::All => "no interface is up".to_owned(),

@@ -233,6 +233,11 @@ fn what_is_dropped_and_counted() {
         bytes[at] = byte;
         bytes
     };
+    let advertised = |within: MacAddr, from: MacAddr| {
+        let message = Message::Advertisement(Advertisement::unsolicited(v6(0x10), within));
+        let to = MacAddr::of_ipv6_group(ipv6::ALL_NODES);
+        message.to_frame(&ipv6::Header::nd(v6(0x10), ipv6::ALL_NODES), from, to).as_bytes().to_vec()
+    };
     let request = ask(v4(10));
     let ns = solicit(client_v6(), group, v6(0x10), Some(CLIENT));
     let cases: Vec<(&str, Vec<u8>, Count)> = vec![
@@ -267,6 +272,16 @@ fn what_is_dropped_and_counted() {
             solicit(client_v6(), ipv6::solicited_node(v6(0x11)), v6(0x11), None).as_bytes().to_vec(),
             |c| c.dropped_foreign,
         ),
+        (
+            "our hardware address within another's NS",
+            solicit(client_v6(), group, v6(0x10), Some(US)).as_bytes().to_vec(),
+            |c| c.dropped_own,
+        ),
+        ("our hardware address within another's NA", advertised(US, CLIENT), |c| c.dropped_own),
+        ("NS from a group's hardware address", changed(&ns, 6, 0x33), |c| c.dropped_invalid),
+        ("NS from a group", solicit(ipv6::ALL_NODES, group, v6(0x10), None).as_bytes().to_vec(), |c| {
+            c.dropped_invalid
+        }),
         ("not ICMPv6", changed(&ns, 20, 17), |c| c.dropped_other),
         (
             "a reply to one of our directed requests",
@@ -369,7 +384,11 @@ fn gaining_an_address_is_announced_and_repeated() {
     let to = MacAddr::of_ipv6_group(ipv6::ALL_NODES);
     let header = ipv6::Header::nd(v6(0x10), ipv6::ALL_NODES);
     let na = Advertisement::unsolicited(v6(0x10), US);
-    assert_eq!(ndp, [(0, (to, header, na)), (1100, (to, header, na)), (2200, (to, header, na))]);
+    let all = (to, header, na);
+    // RFC 9131 §4.1
+    let to = MacAddr::of_ipv6_group(ipv6::ALL_ROUTERS);
+    let routers = (to, ipv6::Header::nd(v6(0x10), ipv6::ALL_ROUTERS), na);
+    assert_eq!(ndp, [(0, all), (0, routers), (1100, all), (1100, routers), (2200, all)]);
     assert!(matches!(bench.events()[..], [Event::Gained { term: Term(2), .. }, Event::Gained { .. }]));
     assert_eq!(bench.state(v4(10)), AnnounceState::Announced { to: vec!["eth0".into()] });
 }
@@ -442,14 +461,15 @@ fn an_interface_that_goes_is_a_condition_and_one_that_comes_is_announced_on() {
 
     bench.handle(Input::Interfaces(&[eth0()]));
     let back = bench.run_until(bench.now);
-    assert_eq!(back.len(), 2, "both addresses at once: {back:?}");
+    let of: BTreeSet<IpAddr> = back.iter().map(|(_, transmit)| transmit.address).collect();
+    assert_eq!((back.len(), of.len()), (3, 2), "both addresses at once, and one to the routers: {back:?}");
     bench.settle();
     bench.handle(Input::Interfaces(&[Interface { mac: PEER, ..eth0() }]));
     let sent = bench.run_until(bench.now);
     assert_eq!(arp_of(&sent[0].1).1, Arp::announcement(PEER, v4(10)), "a new hardware address is announced");
     bench.settle();
     bench.handle(Input::Reannounce(ETH0));
-    assert_eq!(bench.run_until(bench.now).len(), 2, "after a bond switched over");
+    assert_eq!(bench.run_until(bench.now).len(), 3, "after a bond switched over");
 }
 
 #[test]
@@ -583,6 +603,41 @@ fn a_strangers_claim_is_defended_against_at_intervals_and_reported() {
         [],
         "a claim is forgotten a minute after it was last heard"
     );
+}
+
+#[test]
+fn forged_claims_do_not_command_the_status() {
+    let mut bench = owner();
+    let before = bench.machine.status_version();
+    for number in 0..1000_u16 {
+        let [high, low] = number.to_be_bytes();
+        let claim = Arp::announcement(MacAddr([2, 0, 0, 1, high, low]), v4(10)).to_frame(MacAddr::BROADCAST);
+        bench.receive(&claim);
+        bench.now += Duration::from_millis(5);
+    }
+    assert_eq!(bench.machine.counters().conflicts, 1000);
+    assert!(bench.machine.status_version() <= before + 2, "each change of it is a pass over all addresses");
+}
+
+#[test]
+fn a_claimant_is_judged_anew_when_the_members_change() {
+    let mut bench = owner();
+    bench.receive(&Arp::announcement(PEER, v4(10)).to_frame(MacAddr::BROADCAST));
+    let reason = |bench: &Bench| bench.machine.status().conditions[0].reason.to_string();
+    assert_eq!(reason(&bench), "ClaimedByStranger");
+    let with = |generation, interfaces: &[(&str, MacAddr)]| {
+        let mut wanted = AnnounceSet::new(generation, [entry(v4(10)), entry(v6(0x10))]);
+        let mut member = Member::default();
+        member.hardware = interfaces.iter().map(|(name, mac)| ((*name).into(), mac.0)).collect();
+        wanted.members.insert("node-b".into(), member);
+        Arc::new(wanted)
+    };
+    bench.handle(Input::Desired(with(2, &[("eth0", PEER)])));
+    assert_eq!(reason(&bench), "ClaimedByMember");
+    bench.handle(Input::Desired(with(3, &[("eth0", CLIENT), ("eth1", PEER)])));
+    assert_eq!(reason(&bench), "ClaimedByStranger", "its interface of that name is another one");
+    bench.handle(Input::Desired(with(4, &[("enp1s0", CLIENT), ("enp2s0", PEER)])));
+    assert_eq!(reason(&bench), "ClaimedByMember", "names differ between nodes");
 }
 
 #[test]

@@ -29,8 +29,9 @@ pub(super) struct Groups {
     pace: Pace,
     buckets: BTreeMap<IfIndex, Bucket>,
     to_leave: VecDeque<Membership>,
-    /// Why joining failed the last time, for each interface.
+    /// Why joining failed the last time, for each interface, and what was not joined.
     failed: BTreeMap<IfIndex, String>,
+    unjoined: Vec<Membership>,
 }
 
 impl Groups {
@@ -42,8 +43,17 @@ impl Groups {
     /// Replaces what is wanted. The work is done by [`step`](Self::step).
     pub(super) fn want(&mut self, wanted: &BTreeSet<Membership>) {
         self.failed.clear();
+        self.unjoined.clear();
+        let interfaces: BTreeSet<IfIndex> = wanted.iter().map(|(interface, _)| *interface).collect();
+        self.buckets.retain(|interface, _| interfaces.contains(interface));
         self.to_join = wanted.iter().filter(|group| !self.joined.contains_key(group)).copied().collect();
         self.to_leave = self.joined.keys().filter(|group| !wanted.contains(group)).copied().collect();
+    }
+
+    /// Joins again what could not be joined.
+    pub(super) fn try_again(&mut self) {
+        self.failed.clear();
+        self.to_join.extend(self.unjoined.drain(..));
     }
 
     /// Does a part of the work, and tells when to go on, if there is more.
@@ -57,9 +67,10 @@ impl Groups {
                 self.to_join.pop_front();
                 match self.join(group) {
                     Ok(socket) => drop(self.joined.insert(group, socket)),
-                    // An interface that is gone will be told of; its groups are then wanted no more.
-                    Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {}
-                    Err(error) => drop(self.failed.insert(group.0, error.to_string())),
+                    Err(error) => {
+                        self.unjoined.push(group);
+                        self.failed.insert(group.0, error.to_string());
+                    }
                 }
             } else if let Some(group) = self.to_leave.pop_front() {
                 self.leave(group);

@@ -23,7 +23,7 @@ use tokio::time::{Sleep, sleep};
 
 pub use kernel::{KernelAnswer, kernel_answers};
 
-use super::io::{BATCH, Batch, FrameIo, Interest};
+use super::io::{BATCH, Batch, FrameIo, Interest, IoCounters};
 use super::select::InterfaceFilter;
 use crate::machine::{self, IfIndex, Interface, Transmit};
 use crate::wire::ethernet::EtherType;
@@ -74,20 +74,6 @@ pub enum BuildError {
     Socket(#[source] io::Error),
 }
 
-/// What happened at the sockets, beyond what the machine counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct IoCounters {
-    /// Frames dropped because they were for another host or another VLAN.
-    pub other_host: u64,
-    /// Frames that the kernel stamped with no time, or with a time to come: the wall clock was set.
-    pub unstamped: u64,
-    /// Frames that could not be sent: their interface is gone, down or out of buffers.
-    pub send_failed: u64,
-    /// Errors reported by a receiving socket: its interface went down.
-    pub receive_failed: u64,
-}
-
 /// The machine's own interfaces.
 #[derive(Debug)]
 pub struct PacketIo {
@@ -105,6 +91,10 @@ pub struct PacketIo {
     next_join: Option<Pin<Box<Sleep>>>,
     /// Why an interface has no sockets.
     problems: BTreeMap<IfIndex, String>,
+    /// When what failed is tried again.
+    retry: Option<Pin<Box<Sleep>>>,
+    /// Until then the queue of a device was full.
+    congested: Option<Pin<Box<Sleep>>>,
     /// The addresses that are announced or may be.
     watched: Vec<IpAddr>,
     /// What the kernel itself answers for them.
@@ -118,7 +108,15 @@ struct Receiver {
     fd: AsyncFd<OwnedFd>,
     /// Which of the programs it has.
     program: usize,
+    /// It could not be given the latest one.
+    stale: bool,
 }
+
+/// After this time what failed is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// How long a device whose queue is full is left alone.
+const CONGESTED: Duration = Duration::from_millis(1);
 
 /// Both protocols, in the order of the programs.
 const PROTOCOLS: [EtherType; 2] = [EtherType::ARP, EtherType::IPV6];
@@ -157,17 +155,14 @@ impl PacketIo {
             groups: Groups::new(config.machine.pace),
             next_join: None,
             problems: BTreeMap::new(),
+            retry: None,
+            congested: None,
             watched: Vec::new(),
             kernel: Vec::new(),
             counters: IoCounters::default(),
         };
         io.follow_table();
         Ok(io)
-    }
-
-    /// What happened at the sockets so far.
-    pub fn counters(&self) -> IoCounters {
-        self.counters
     }
 
     /// Opens and closes sockets as interfaces come and go. One that is down keeps its sockets: they work again when it
@@ -189,7 +184,7 @@ impl PacketIo {
                 match fd {
                     Ok(fd) => {
                         self.problems.remove(&index);
-                        self.receivers.push(Receiver { interface: index, fd, program });
+                        self.receivers.push(Receiver { interface: index, fd, program, stale: false });
                     }
                     // It is gone already; the event follows.
                     Err(error) if matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENXIO)) => {}
@@ -197,6 +192,26 @@ impl PacketIo {
                 }
             }
         }
+    }
+
+    /// Gives the receivers that need it the latest program.
+    fn attach(&mut self) {
+        for receiver in self.receivers.iter_mut().filter(|receiver| receiver.stale) {
+            let Some(program) = self.programs.get(receiver.program) else { continue };
+            match socket::attach(receiver.fd.get_ref().as_fd(), program) {
+                Ok(()) => receiver.stale = false,
+                Err(error) => drop(self.problems.insert(receiver.interface, error.to_string())),
+            }
+        }
+    }
+
+    /// Tries again what failed: what it lacked may be there again (memory, files, IPv6), and nobody tells.
+    fn try_again(&mut self) {
+        self.problems.clear();
+        self.follow_table();
+        self.attach();
+        self.groups.try_again();
+        self.next_join = None;
     }
 
     fn name(&self, index: IfIndex) -> &str {
@@ -224,13 +239,12 @@ impl PacketIo {
                             let stamp = frame.stamped.and_then(|stamped| clocks.received(stamped));
                             self.counters.unstamped += u64::from(stamp.is_none());
                             // The buffers are filled in place, so that a frame that is for others still takes its
-                            // place in the batch; cut to nothing it is dropped there.
-                            let len = if frame.other_host { 0 } else { frame.len };
-                            let received = stamp.unwrap_or(Instant::ZERO);
+                            // place in the batch.
                             batch.frames.push(super::io::Received {
                                 interface: receiver.interface,
-                                received,
-                                len,
+                                received: stamp.unwrap_or(Instant::ZERO),
+                                len: frame.len,
+                                skipped: frame.other_host,
                             });
                         }
                         if got < room {
@@ -293,13 +307,10 @@ impl FrameIo for PacketIo {
             let Some(known) = self.programs.get_mut(index).filter(|known| **known != program) else {
                 continue;
             };
-            for receiver in self.receivers.iter().filter(|receiver| receiver.program == index) {
-                if let Err(error) = socket::attach(receiver.fd.get_ref().as_fd(), &program) {
-                    self.problems.insert(receiver.interface, error.to_string());
-                }
-            }
             *known = program;
+            self.receivers.iter_mut().for_each(|receiver| receiver.stale |= receiver.program == index);
         }
+        self.attach();
         self.watched.clone_from(&interest.addresses);
         self.kernel = kernel::answers(&self.links.table, &self.watched, &self.interfaces);
         self.groups.want(&interest.groups);
@@ -326,6 +337,18 @@ impl FrameIo for PacketIo {
             batch.reannounce.extend(changes.notify);
         }
         self.poll_frames(cx, batch);
+        if self.problems.is_empty() && self.groups.failed().is_empty() {
+            self.retry = None;
+        } else {
+            let retry = self.retry.get_or_insert_with(|| Box::pin(sleep(RETRY)));
+            if retry.as_mut().poll(cx).is_ready() {
+                self.retry = None;
+                let before = self.problems.clone();
+                self.try_again();
+                batch.interfaces_changed |= self.problems != before;
+                cx.waker().wake_by_ref();
+            }
+        }
         let failed = self.groups.failed().len();
         if self.next_join.as_mut().is_none_or(|at| at.as_mut().poll(cx).is_ready()) {
             let now = Instant::now();
@@ -341,6 +364,10 @@ impl FrameIo for PacketIo {
     }
 
     fn poll_send(&mut self, cx: &mut Context<'_>, frames: &[Transmit]) -> Poll<io::Result<usize>> {
+        if self.congested.as_mut().is_some_and(|until| until.as_mut().poll(cx).is_pending()) {
+            return Poll::Pending;
+        }
+        self.congested = None;
         loop {
             let Poll::Ready(guard) = self.sender.poll_write_ready(cx) else { return Poll::Pending };
             let mut guard = guard?;
@@ -348,14 +375,25 @@ impl FrameIo for PacketIo {
                 Err(_would_block) => {}
                 Ok(Ok(sent)) => return Poll::Ready(Ok(sent)),
                 Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
-                // The first frame cannot be sent: its interface is gone or down, or the queue of the device is full.
-                // It is not worth waiting for; whoever asked will ask again.
+                // The queue of the device is full. The socket does not tell when it has room.
+                Ok(Err(error)) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                    self.counters.congested += 1;
+                    let until = self.congested.insert(Box::pin(sleep(CONGESTED)));
+                    if until.as_mut().poll(cx).is_pending() {
+                        return Poll::Pending;
+                    }
+                }
+                // The first frame cannot be sent: its interface is gone or down.
                 Ok(Err(_)) => {
                     self.counters.send_failed += 1;
                     return Poll::Ready(Ok(1));
                 }
             }
         }
+    }
+
+    fn counters(&self) -> IoCounters {
+        self.counters
     }
 
     fn conditions(&self) -> Vec<Condition> {

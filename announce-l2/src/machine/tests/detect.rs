@@ -40,10 +40,11 @@ fn probe_of(transmit: &Transmit) -> Option<IpAddr> {
     Some(ns.target.into())
 }
 
-/// A request to one host.
+/// A request to one host, or an advertisement to the routers.
 fn is_directed(transmit: &Transmit) -> bool {
     let (header, payload) = ethernet::Header::parse(transmit.frame.as_bytes()).unwrap();
-    header.ethertype == EtherType::ARP && Arp::parse(payload).is_ok_and(|arp| arp.target == CLIENT_IP)
+    header.destination == MacAddr::of_ipv6_group(ipv6::ALL_ROUTERS)
+        || header.ethertype == EtherType::ARP && Arp::parse(payload).is_ok_and(|arp| arp.target == CLIENT_IP)
 }
 
 #[test]
@@ -150,9 +151,143 @@ fn the_pace_holds_probes_back_and_the_address_waits_for_them() {
     bench.handle(Input::Desired(set(1, [fresh(v4(10))])));
     bench.renew(LEASE, at(3_600_000));
     let sent = bench.run_until(at(5000));
-    let first = sent.iter().position(|(_, it)| probe_of(it).is_none()).unwrap();
-    assert!(first >= 1, "at least one probe went out and was waited for: {sent:?}");
-    assert!(sent[first].0 >= sent[first - 1].0 + 200);
+    let times: Vec<_> = sent.iter().map(|(ms, it)| (*ms, probe_of(it).is_some())).take(4).collect();
+    assert_eq!(times, [(0, true), (500, true), (1000, true), (1500, false)], "{sent:?}");
+}
+
+/// However many there are, each is asked for as often, and waited for as long.
+#[test]
+fn many_new_addresses_are_all_asked_for_three_times() {
+    for (pace, count) in [(Pace::GUARDED, 60_u8), (Pace::NORMAL, 250)] {
+        let mut bench = Bench::new(Config { pace, ..Config::default() });
+        bench.handle(Input::Interfaces(&[eth0()]));
+        bench.handle(Input::Desired(set(1, (0..count).map(|last| fresh(v4(last))))));
+        bench.renew(LEASE, at(3_600_000));
+        let sent = bench.run_until(at(120_000));
+        for address in (0..count).map(|last| IpAddr::from(v4(last))) {
+            let of = sent.iter().filter(|(_, it)| it.address == address);
+            let probes = of.clone().filter(|(_, it)| probe_of(it).is_some()).map(|(ms, _)| *ms);
+            let first = of.clone().find(|(_, it)| probe_of(it).is_none()).map(|(ms, _)| *ms);
+            let times: Vec<u128> = probes.chain(first).collect();
+            assert_eq!(times.len(), 4, "{address}: {times:?}");
+            assert!(times.windows(2).all(|pair| pair[1] >= pair[0] + 200), "{address}: {times:?}");
+        }
+    }
+}
+
+#[test]
+fn where_nobody_was_asked_nothing_is_said() {
+    // The lease comes before the carrier, as at the start of a machine.
+    let mut bench = Bench::new(Config::default());
+    bench.handle(Input::Interfaces(&[Interface { up: false, ..eth0() }]));
+    bench.handle(Input::Desired(set(1, [fresh(v4(10))])));
+    bench.renew(LEASE, at(3_600_000));
+    assert_eq!(bench.run_until(at(3000)), []);
+    assert_eq!(reason(&bench.state(v4(10))), "NoInterface");
+    bench.handle(Input::Interfaces(&[eth0()]));
+    let sent = bench.run_until(at(4000));
+    let probes: Vec<u128> = sent.iter().filter(|(_, it)| probe_of(it).is_some()).map(|(ms, _)| *ms).collect();
+    assert_eq!((probes, sent.len()), (vec![0, 200, 400], 5), "then twice announced: {sent:?}");
+
+    // Another interface is another segment.
+    bench.settle();
+    bench.handle(Input::Interfaces(&[eth0(), eth1()]));
+    assert_eq!(bench.state(v4(10)), AnnounceState::Announced { to: vec!["eth0".into()] });
+    assert_eq!(bench.receive_on(ETH1, ask(v4(10)).as_bytes()).len(), 1, "a probe, and no answer");
+    let stranger = Arp::announcement(CLIENT, v4(10)).to_frame(MacAddr::BROADCAST);
+    assert_eq!(bench.receive_on(ETH1, stranger.as_bytes()), []);
+    assert!(matches!(bench.events()[..], [Event::Conflict { .. }]), "told once, and nothing is lost");
+    assert_eq!(bench.receive_on(ETH1, stranger.as_bytes()), []);
+    assert_eq!(bench.events(), []);
+    let sent = bench.run_until(bench.now + Duration::from_secs(59));
+    assert!(sent.iter().all(|(_, it)| it.interface == ETH0), "{sent:?}");
+    assert_eq!(bench.receive_on(ETH0, ask(v4(10)).as_bytes()).len(), 1, "there it is ours");
+    bench.run_until(bench.now + Duration::from_secs(3));
+    let both = AnnounceState::Announced { to: vec!["eth0".into(), "eth1".into()] };
+    assert_eq!(bench.state(v4(10)), both, "the stranger has gone");
+}
+
+#[test]
+fn a_probe_that_comes_back_is_no_strangers() {
+    let mut bench = newcomer();
+    let mut seen = BTreeSet::new();
+    for _ in 0..3 {
+        let probes = bench.drain().into_iter().filter(|it| probe_of(it) == Some(v6(0x10).into()));
+        for probe in probes.collect::<Vec<_>>() {
+            let bytes = probe.frame.as_bytes();
+            let (_, payload) = ethernet::Header::parse(bytes).unwrap();
+            let (ip, message) = ipv6::Header::parse(payload).unwrap();
+            let Ok(Some(Message::Solicitation(ns))) = Message::parse(&ip, message) else { panic!() };
+            assert!(seen.insert(ns.nonce), "RFC 7527 §4.1: another nonce each time");
+            // By a device that puts its own hardware address in front.
+            let mut looped = bytes.to_vec();
+            looped[6..12].copy_from_slice(&CLIENT.0);
+            assert_eq!(bench.receive_on(ETH0, &looped), []);
+        }
+        bench.run_until(bench.now + Duration::from_millis(199));
+        bench.now += Duration::from_millis(1);
+        bench.machine.handle_timeout(bench.now);
+    }
+    assert_eq!((seen.len(), bench.machine.counters().dropped_own), (3, 3));
+    assert_eq!(reason(&bench.state(v6(0x10))), "announced");
+}
+
+#[test]
+fn forged_claims_do_not_keep_a_new_address_from_being_announced() {
+    let mut bench = Bench::new(Config { pace: Pace::GUARDED, ..Config::default() });
+    bench.handle(Input::Interfaces(&[eth0()]));
+    let many = (0..110).map(|last| entry(v4(last)));
+    bench.handle(Input::Desired(set(1, many.clone())));
+    bench.renew(LEASE, at(3_600_000));
+    bench.run_until(at(60_000));
+    bench.handle(Input::Desired(set(2, many.chain([entry(v4(200))]))));
+    let mut told = None;
+    for round in 0..1000_u32 {
+        bench.now += Duration::from_millis(90);
+        let claim = Arp::announcement(CLIENT, v4((round % 110) as u8)).to_frame(MacAddr::BROADCAST);
+        let mut sent = bench.receive(&claim);
+        sent.extend(bench.run_until(bench.now).into_iter().map(|(_, it)| it));
+        if sent.iter().any(|it| it.address == IpAddr::from(v4(200))) {
+            told = told.or(Some(round));
+        }
+    }
+    assert!(told.is_some_and(|round| round < 10), "{told:?}");
+}
+
+#[test]
+fn what_was_made_before_a_change_may_not_be_sent_after_it() {
+    let polled = |bench: &mut Bench| {
+        let answers = bench.receive(&ask(v4(10)));
+        assert!(answers.iter().all(|it| bench.machine.may_send(it)));
+        answers
+    };
+    let may_send = |bench: &Bench, sent: &[Transmit]| sent.iter().any(|it| bench.machine.may_send(it));
+    type Change = fn(&mut Bench);
+    let changes: [(&str, Change); 4] = [
+        ("it is withdrawn", |bench| bench.handle(Input::Desired(set(2, [])))),
+        ("its interface goes down", |bench| {
+            bench.handle(Input::Interfaces(&[Interface { up: false, ..eth0() }]));
+        }),
+        ("the hardware address is another", |bench| {
+            bench.handle(Input::Interfaces(&[Interface { mac: PEER, ..eth0() }]));
+        }),
+        ("another owns it by a newer term", |bench| {
+            let mut wanted = AnnounceSet::new(2, [entry(v4(10))]);
+            wanted.owners.insert(v4(10).into(), Owner::new("node-b".into(), Term(3)));
+            bench.handle(Input::Desired(Arc::new(wanted)));
+        }),
+    ];
+    for (what, change) in changes {
+        let mut bench = owner();
+        let sent = polled(&mut bench);
+        // And the same while it is still in the machine.
+        bench.handle(Input::Reannounce(ETH0));
+        change(&mut bench);
+        assert!(!may_send(&bench, &sent), "{what}");
+        let rest = bench.drain();
+        let is_old = |it: &Transmit| it.address == IpAddr::from(v4(10)) && !bench.machine.may_send(it);
+        assert!(!rest.iter().any(is_old), "{what}: {rest:?}");
+    }
 }
 
 #[test]
