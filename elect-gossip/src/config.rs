@@ -155,7 +155,8 @@ pub struct Timing {
     pub interval: Duration,
     /// After so many intervals without an answer the lease of an owner has run out. 3 to 20.
     pub missed: u32,
-    /// How much longer than the lease the others wait. At least a tenth of the interval.
+    /// How much longer than the lease the others wait, for clocks that do not run alike: the lease counts from when a
+    /// heartbeat was sent, their patience from when its answer came. At least a tenth of the interval.
     pub margin: Duration,
     /// Time between an owner falling silent and its telling the successor, for the announcers of this node to hear
     /// of it first. Below the interval.
@@ -178,7 +179,7 @@ impl Timing {
         Self {
             interval,
             missed,
-            margin: interval / 2,
+            margin: interval / 10,
             handover_pause: (interval / 5).min(Duration::from_millis(2)),
             all_pairs: 16,
             slow_interval: Duration::from_millis(500).clamp(interval, interval * u32::from(MAX_PROMISE)),
@@ -187,9 +188,14 @@ impl Timing {
         }
     }
 
-    /// 20 ms × 3, for machines that are not saturated: a dead node is noticed after 50 to 70 ms.
+    /// 20 ms × 3, for machines that are not saturated: a dead node is noticed after 42 to 62 ms.
     pub fn tuned() -> Self {
         Self::new(Duration::from_millis(20), 3)
+    }
+
+    /// How long a process that is said to be gone has to say that it is not.
+    pub(crate) fn last_word(&self) -> Duration {
+        self.interval / 10
     }
 
     /// How long an owner may act after a round of heartbeats that somebody answered.
@@ -238,7 +244,7 @@ impl Timing {
 }
 
 impl Default for Timing {
-    /// 50 ms × 4: a dead node is noticed after 175 to 225 ms.
+    /// 50 ms × 4: a dead node is noticed after 155 to 205 ms.
     fn default() -> Self {
         Self::new(Duration::from_millis(50), 4)
     }
@@ -415,14 +421,14 @@ mod tests {
         for good in [Timing::default(), Timing::tuned(), Timing::new(Duration::from_millis(5), 3)] {
             good.validate().unwrap();
         }
-        assert_eq!(Timing::default().takeover(), Duration::from_millis(225));
-        assert_eq!(Timing::tuned().takeover(), Duration::from_millis(70));
+        assert_eq!(Timing::default().takeover(), Duration::from_millis(205));
+        assert_eq!(Timing::tuned().takeover(), Duration::from_millis(62));
         assert_eq!(Timing::default().slow_rounds(), 10);
         assert_eq!(Timing::tuned().slow_rounds(), 25);
         let slow = Timing::new(Duration::from_secs(10), 3);
         slow.validate().unwrap();
         assert_eq!(slow.slow_rounds(), 1);
-        assert_eq!(Timing::default().patience(10), Duration::from_millis(225 + 450));
+        assert_eq!(Timing::default().patience(10), Duration::from_millis(205 + 450));
         let bad = |change: &dyn Fn(&mut Timing)| {
             let mut timing = Timing::default();
             change(&mut timing);

@@ -12,7 +12,7 @@ use std::task::Poll;
 use lbcore::time::{Duration, Instant};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::UdpSocket;
-use tokio::task::JoinSet;
+use tokio::task::{self, JoinSet};
 
 use crate::config::{BuildError, Seed};
 use crate::machine::{Input, Machine};
@@ -74,6 +74,8 @@ struct Name {
     addresses: BTreeSet<SocketAddr>,
     /// When it is to be resolved next; `None` while it is.
     due: Option<Instant>,
+    /// Who resolves it, or did last.
+    asking: Option<task::Id>,
 }
 
 impl Names {
@@ -87,6 +89,7 @@ impl Names {
                     port: *port,
                     addresses: BTreeSet::new(),
                     due: Some(Instant::ZERO),
+                    asking: None,
                 }),
             }
         }
@@ -125,12 +128,14 @@ impl Names {
         for (number, name) in self.names.iter_mut().enumerate() {
             if name.due.is_some_and(|due| due <= now) {
                 name.due = None;
-                let asked = self.resolver.resolve(&name.host, name.port);
-                self.lookups.spawn(async move {
+                let (resolver, host, port) = (self.resolver.clone(), name.host.clone(), name.port);
+                let task = self.lookups.spawn(async move {
+                    let asked = resolver.resolve(&host, port);
                     let late =
                         |_| Err(io::Error::new(io::ErrorKind::TimedOut, "the resolver does not answer"));
                     (number, tokio::time::timeout(PATIENCE, asked).await.unwrap_or_else(late))
                 });
+                name.asking = Some(task.id());
             }
         }
     }
@@ -144,8 +149,12 @@ impl Names {
     pub(crate) async fn answered(&mut self) {
         match self.lookups.join_next().await {
             Some(Ok(answer)) => self.answers.push(answer),
-            // A resolver that panicked: its name rests until the next start.
-            Some(Err(_)) => {}
+            Some(Err(panic)) => {
+                let asking = self.names.iter().position(|name| name.asking == Some(panic.id()));
+                if let Some(number) = asking {
+                    self.answers.push((number, Err(io::Error::other("the resolver panicked"))));
+                }
+            }
             None => std::future::pending().await,
         }
     }

@@ -89,7 +89,7 @@ fn noise_and_foreign_keys_change_nothing() {
                     8,
                     5,
                     u64::from(round) + 1,
-                    Message::Hello(Hello { token: 1, accepted: true, settled: true }),
+                    Message::Hello(Hello { token: 1, accepted: true, settled: true, address: ATTACKER }),
                 ),
             ];
             for bytes in noise {
@@ -337,4 +337,197 @@ fn a_seed_where_nobody_answers_is_told_until_somebody_does() {
     sim.power_off(2);
     sim.run(Duration::from_secs(10));
     assert_eq!(told(&sim), []);
+}
+
+/// The greetings among what was recorded: the shortest messages.
+fn greetings(recorded: Vec<(usize, Vec<u8>)>) -> impl Iterator<Item = (usize, Vec<u8>)> {
+    // Sender, token, kind; token, two flags, address.
+    let longest = HEADER_LEN + TAG_LEN + (1 + 2) + 8 + 1 + 8 + 2 + (1 + 16 + 2);
+    recorded.into_iter().filter(move |(_, bytes)| bytes.len() <= longest)
+}
+
+#[test]
+fn who_sends_greetings_on_from_elsewhere_is_not_taken_for_their_sender() {
+    for seed in 0..5 {
+        let mut sim = Sim::new(seed, 3, Timing::default(), Net::calm());
+        let roles = addresses(6);
+        sim.bid_all(&roles);
+        let end = sim.now + calm(&sim) * 2;
+        while sim.now < end {
+            for (to, bytes) in greetings(sim.on_the_wire()) {
+                sim.inject(ATTACKER, to, bytes);
+            }
+            sim.run(Duration::from_micros(100));
+        }
+        sim.assert_settled("with a copier in the segment");
+        for node in 0..3 {
+            assert_eq!(sim.ownership(node).members.len(), 3, "as node {node} sees it");
+        }
+    }
+}
+
+#[test]
+fn greetings_of_an_earlier_run_prove_nothing_to_one_that_has_just_begun() {
+    let mut sim = Sim::new(8, 3, Timing::default(), Net::calm());
+    let roles = addresses(6);
+    sim.bid_all(&roles);
+    let recorded: Vec<_> = greetings(record(&mut sim, Duration::from_millis(600))).collect();
+    assert!(recorded.len() > 6);
+    let span = calm(&sim);
+    sim.run(span);
+    sim.power_off(0);
+    sim.kill(1);
+    sim.start(1);
+    sim.bid(1, roles.iter().map(|role| (role.clone(), Bid::default())));
+    sim.run(span);
+    sim.assert_settled("with two of three");
+    sim.take_gaps();
+    let (address, moves) = (sim.nodes[0].address, sim.moves);
+    for (_, bytes) in &recorded {
+        sim.inject(address, 1, bytes.clone());
+        sim.run(Duration::from_millis(1));
+        assert_eq!([1, 2].map(|node| sim.ownership(node).members.len()), [2, 2]);
+    }
+    sim.assert_settled("with old greetings");
+    assert!(sim.moves == moves && sim.take_gaps().is_empty());
+}
+
+#[test]
+fn greetings_of_a_dead_node_do_not_bring_it_back() {
+    let mut sim = Sim::new(9, 3, Timing::default(), Net::calm());
+    let roles = addresses(6);
+    sim.bid_all(&roles);
+    let recorded: Vec<_> = greetings(record(&mut sim, Duration::from_millis(600))).collect();
+    let span = calm(&sim);
+    sim.run(span);
+    // Its sessions with the others stay: it is only silent.
+    sim.power_off(0);
+    sim.run(span);
+    sim.take_gaps();
+    let (address, moves) = (sim.nodes[0].address, sim.moves);
+    for (to, bytes) in &recorded {
+        sim.inject(address, *to, bytes.clone());
+        sim.run(Duration::from_millis(1));
+        assert_eq!([1, 2].map(|node| sim.ownership(node).members.len()), [2, 2]);
+    }
+    sim.run(span);
+    assert_eq!(sim.moves, moves);
+}
+
+#[test]
+fn what_was_said_to_an_earlier_run_is_not_proven_to_the_next() {
+    let (mut sim, roles) = settled(10, 3);
+    let recorded = record(&mut sim, Duration::from_millis(600));
+    sim.kill(1);
+    sim.start(1);
+    sim.bid(1, roles.iter().map(|role| (role.clone(), Bid::default())));
+    let span = calm(&sim);
+    sim.run(span);
+    sim.assert_settled("after the restart");
+    sim.take_gaps();
+    let (before, moves) = (sim.counters(1), sim.moves);
+    let told: Vec<_> = recorded.iter().filter(|(to, _)| *to == 1).collect();
+    assert!(told.len() > 50);
+    for (_, bytes) in &told {
+        sim.inject(sim.nodes[0].address, 1, bytes.clone());
+    }
+    sim.run(Duration::from_millis(300));
+    let after = sim.counters(1);
+    assert_eq!(after.unproven - before.unproven, told.len() as u64);
+    assert_eq!(after.replayed, before.replayed);
+    assert_unmoved(&mut sim, moves, 3);
+}
+
+#[test]
+fn what_proved_that_there_are_two_of_a_name_proves_it_once() {
+    for seed in 0..10 {
+        let mut sim = Sim::of_names(seed, &["n1", "n1"], Timing::default(), Net::calm());
+        let roles = addresses(3);
+        sim.bid_all(&roles);
+        let span = calm(&sim) * 2;
+        sim.lenient_until = sim.now + span * 4;
+        sim.cut_off(&[0]);
+        sim.run(span);
+        assert!(roles.iter().all(|role| sim.holders(role).len() == 2), "each is alone");
+        sim.heal_all();
+        let recorded = record(&mut sim, span);
+        let [stays] = sim.holders(&roles[0])[..] else { panic!("seed {seed}: one of them yields") };
+        let other = 1 - stays;
+        sim.power_off(stays);
+        sim.run(span);
+        assert!(roles.iter().all(|role| sim.holds(other, role)), "seed {seed}: it is there no more");
+        let (address, lost) = (sim.nodes[stays].address, sim.counters(other).leases_lost);
+        for (_, bytes) in recorded.iter().filter(|(to, _)| *to == other) {
+            sim.inject(address, other, bytes.clone());
+        }
+        sim.run(Duration::from_millis(100));
+        assert_eq!(sim.counters(other).leases_lost, lost, "seed {seed}");
+    }
+}
+
+#[test]
+fn an_owner_counts_its_time_from_when_it_asked() {
+    // An answer takes half of a lease.
+    let way = Duration::from_millis(50);
+    let net = Net { delay: (way, way), lag: Duration::ZERO, drift: 0, ..Net::calm() };
+    let mut sim = Sim::new(11, 3, Timing::default(), net);
+    sim.bid_all(&addresses(3));
+    sim.run(Duration::from_secs(5));
+    sim.assert_settled("on a slow network");
+    let mut most = Duration::ZERO;
+    for _ in 0..1000 {
+        sim.run(Duration::from_millis(1));
+        for node in 0..3 {
+            let now = sim.local(node);
+            let renewals = sim.nodes[node].elector.renewals().borrow().clone();
+            most = renewals.0.values().map(|until| until.saturating_since(now)).fold(most, Duration::max);
+        }
+    }
+    let lease = sim.timing.lease();
+    assert!(most > Duration::ZERO && most <= lease - way * 2, "{most:?} after the answer came");
+}
+
+#[test]
+fn who_refuses_connections_in_the_name_of_a_living_node_does_not_end_it() {
+    for seed in 0..10 {
+        let (mut sim, _) = settled(seed, 3);
+        let moves = sim.moves;
+        sim.forge_refusals(0);
+        let before = sim.nodes[1].connects;
+        sim.run(Duration::from_secs(20));
+        assert!(sim.nodes[1].connects > before + 5, "it asks again");
+        assert_unmoved(&mut sim, moves, 3);
+        // Who really ends is missed as ever.
+        sim.kill(0);
+        let span = sim.timing.takeover() * 2;
+        sim.run(span);
+        assert_eq!(sim.ownership(1).members.len(), 2);
+    }
+}
+
+/// A member's time runs from its rounds, as its own lease does: what it answers in between adds nothing. So a death is
+/// noticed half an interval sooner than the takeover time, on average.
+#[test]
+fn a_death_is_noticed_a_takeover_time_after_the_last_round() {
+    const SEEDS: u32 = 40;
+    let mut sum = Duration::ZERO;
+    for seed in 0..SEEDS {
+        let (mut sim, roles) = settled(seed.into(), 3);
+        // The others ask between its rounds.
+        sim.kill(0);
+        sim.run(sim.timing.interval * 5 / 2);
+        sim.start(0);
+        sim.bid(0, roles.iter().map(|role| (role.clone(), Bid::default())));
+        let span = calm(&sim) + sim.timing.interval * seed / SEEDS;
+        sim.run(span);
+        sim.power_off(0);
+        let dead_at = sim.now;
+        while sim.ownership(1).members.contains_key("n1") {
+            sim.run(Duration::from_micros(500));
+        }
+        sum += sim.now.saturating_since(dead_at);
+    }
+    let (mean, timing) = (sum / SEEDS, Timing::default());
+    println!("{mean:?} of {:?}", timing.takeover());
+    assert!(mean < timing.takeover() - timing.interval * 2 / 5, "{mean:?}");
 }

@@ -5,6 +5,7 @@
 mod sim;
 
 use elect_gossip::Timing;
+use elect_gossip::machine::Notice;
 use lbcore::elect::{Bid, LeaderElector, Term};
 use lbcore::time::Duration;
 use sim::{Net, Sim, addresses};
@@ -55,6 +56,148 @@ fn a_successor_is_told_only_when_the_announcers_have_had_time_to_fall_silent() {
             let silent = gaps.get(&role).copied().unwrap_or_default();
             assert!(silent >= timing.handover_pause, "seed {seed}: {role} was silent for {silent:?}");
         }
+    }
+}
+
+#[test]
+fn an_offer_that_was_taken_up_is_not_dealt_again() {
+    for seed in 0..20 {
+        let mut sim = Sim::new(seed, 4, Timing::default(), Net::calm());
+        let roles = addresses(12);
+        sim.bid_all(&roles);
+        sim.run(Duration::from_secs(5));
+        // The dealer hears that n4 took its offers to n3 back, and only later that n3 owns what was offered; and it would
+        // have all of it itself by now. (Two owners would end this.)
+        sim.cut_one_way(2, 0);
+        sim.bid(3, roles.iter().map(|role| (role.clone(), Bid::default().draining())));
+        sim.bid(0, roles.iter().map(|role| (role.clone(), Bid::preferring(1))));
+        sim.run(sim.timing.interval);
+        sim.heal_all();
+        sim.run(Duration::from_secs(5));
+        sim.assert_settled("after the drain");
+    }
+}
+
+#[test]
+fn what_was_dropped_because_of_a_higher_claim_is_not_dealt() {
+    for seed in 0..20 {
+        let mut sim = Sim::new(seed, 3, Timing::default(), Net::calm());
+        let roles = addresses(9);
+        sim.bid_all(&roles);
+        sim.run(Duration::from_secs(5));
+        let kept: Vec<_> = roles.iter().filter(|role| sim.holds(1, role)).cloned().collect();
+        sim.lenient_until = sim.now + Duration::from_secs(60);
+        sim.cut_off(&[2]);
+        sim.run(Duration::from_secs(5));
+        sim.heal_all();
+        // The dealer hears of n3 only through n2, which drops what n3 has claimed under a higher term.
+        sim.cut_one_way(2, 0);
+        let dropped = |sim: &Sim| kept.iter().all(|role| sim.holders(role) == [2]);
+        for _ in 0..10_000 {
+            if dropped(&sim) {
+                break;
+            }
+            sim.run(Duration::from_micros(10));
+        }
+        assert!(!kept.is_empty() && dropped(&sim), "seed {seed}");
+        // What it has to deal would be its own.
+        sim.bid(0, roles.iter().map(|role| (role.clone(), Bid::preferring(1))));
+        for _ in 0..20 {
+            sim.run(Duration::from_millis(1));
+            assert!(dropped(&sim), "seed {seed}");
+        }
+        sim.heal_all();
+        sim.run(Duration::from_secs(10));
+        sim.lenient_until = sim.now;
+        sim.assert_settled("after the partition");
+    }
+}
+
+#[test]
+fn who_has_become_the_dealer_a_moment_ago_deals_nothing_that_another_one_deals() {
+    for seed in 0..20 {
+        let mut sim = Sim::new(seed, 4, Timing::default(), Net::calm());
+        let roles = addresses(13);
+        sim.bid_all(&roles);
+        sim.run(Duration::from_secs(5));
+        sim.pause(0);
+        sim.run(Duration::from_secs(1));
+        // n1 listens until it holds n2 for dead, as n3 does, the dealer in its place. (Two owners would end this.)
+        sim.pause(1);
+        sim.run(Duration::from_millis(20));
+        sim.resume(0);
+        sim.run(Duration::from_secs(2));
+        sim.resume(1);
+        sim.run(Duration::from_secs(5));
+        sim.assert_settled("after the pauses");
+    }
+}
+
+#[test]
+fn who_may_own_again_deals_only_once_the_others_know() {
+    for seed in 0..20 {
+        let mut sim = Sim::new(seed, 4, Timing::default(), Net::calm());
+        let roles = addresses(13);
+        sim.bid_all(&roles);
+        sim.run(Duration::from_secs(5));
+        sim.pause(0);
+        sim.run(Duration::from_secs(1));
+        let settled =
+            |sim: &Sim| sim.nodes[0].notices.iter().filter(|(_, notice)| *notice == Notice::Settled).count();
+        let before = settled(&sim);
+        sim.resume(0);
+        // n3 has been asked, and answers; but does not hear that n1 deals from now on. (Two owners would end this.)
+        sim.cut_one_way(0, 2);
+        for _ in 0..10_000 {
+            if settled(&sim) > before {
+                break;
+            }
+            sim.run(Duration::from_micros(10));
+        }
+        assert!(settled(&sim) > before, "seed {seed}");
+        sim.kill(1);
+        sim.run(sim.timing.interval / 2);
+        sim.heal_all();
+        sim.run(Duration::from_secs(5));
+        sim.assert_settled("after the end of n2");
+    }
+}
+
+#[test]
+fn who_has_not_heard_of_a_death_yet_moves_nothing_because_of_it() {
+    for seed in 0..40 {
+        let mut sim = Sim::new(seed, 4, Timing::default(), Net::calm());
+        let roles = addresses(5);
+        sim.bid_all(&roles);
+        sim.run(Duration::from_secs(5));
+        sim.assert_settled("at first");
+        let (victim, deaf) = (usize::from(seed % 2 == 0) + 2, usize::from(seed % 4 < 2));
+        let owned = roles.iter().filter(|role| sim.holds(victim, role)).count();
+        sim.moves = 0;
+        // All but one learn of its end from its host. That one sees its roles with others, and nothing with it.
+        sim.cut_one_way(victim, deaf);
+        sim.kill(victim);
+        sim.run(Duration::from_secs(5));
+        assert_eq!(sim.moves, owned, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_new_run_is_heard_of_through_a_third_too() {
+    for seed in 0..20 {
+        let mut sim = Sim::new(seed, 3, Timing::default(), Net::calm());
+        let roles = addresses(6);
+        sim.bid_all(&roles);
+        sim.run(Duration::from_secs(5));
+        sim.cut_one_way(0, 2);
+        sim.cut_one_way(2, 0);
+        sim.kill(2);
+        sim.run(Duration::from_secs(1));
+        sim.start(2);
+        sim.bid(2, roles.iter().map(|role| (role.clone(), Bid::default())));
+        sim.run(Duration::from_secs(5));
+        assert!((0..3).all(|node| sim.ownership(node).members.len() == 3), "seed {seed}");
+        sim.assert_settled("after the restart");
     }
 }
 

@@ -18,6 +18,7 @@ use lbcore::id::{NodeName, Role};
 use lbcore::spread::{Bids, spread};
 use lbcore::time::Instant;
 
+use super::peer::Peer;
 use super::table::Table;
 use super::{Event, Machine, Notice, Phase};
 use crate::wire::{Claim, Entry, Key, MAX_ROLE_NAME, Meta, Value};
@@ -36,11 +37,14 @@ pub(super) struct Claims {
     orphans: BTreeMap<Role, Orphan>,
     /// As of the last evaluation.
     holders: Holders,
-    /// When this node was last offered one. There is a reason for that, which it may hear of only later.
-    offered: Instant,
+    /// When this node last saw a sign of something that it may hear of only later: it was offered a role, or one was taken
+    /// over from a member that it still holds for alive.
+    unrest: Instant,
     offers: BTreeMap<Role, Offer>,
     /// The roles of those offers that are waited for.
     standing: BTreeSet<Role>,
+    /// The version of this node's state by which it told last that it may own.
+    told_settled: u64,
     /// When to evaluate again though nothing was heard.
     pub(super) wake: Instant,
 }
@@ -78,9 +82,10 @@ impl Default for Claims {
             terms: BTreeMap::new(),
             orphans: BTreeMap::new(),
             holders: BTreeMap::new(),
-            offered: Instant::ZERO,
+            unrest: Instant::ZERO,
             offers: BTreeMap::new(),
             standing: BTreeSet::new(),
+            told_settled: 0,
             wake: Instant::FAR_FUTURE,
         }
     }
@@ -172,25 +177,27 @@ impl Machine {
         self.claims.wake = Instant::FAR_FUTURE;
         self.settle();
         self.tell_releases();
-        let (holders, offers) = self.read_claims();
+        let (holders, offers, overtaken) = self.read_claims();
         self.yield_to(&holders);
         let before = std::mem::replace(&mut self.claims.holders, holders);
         self.reaffirm();
         let offered =
             |(role, offer): (&Role, &Offer)| offer.to == self.me && !self.claims.offers.contains_key(role);
-        if offers.iter().any(offered) {
-            self.claims.offered = self.now;
+        if overtaken || offers.iter().any(offered) {
+            self.claims.unrest = self.now;
         }
-        self.claims.offers = offers;
+        let made = std::mem::replace(&mut self.claims.offers, offers);
         let standing = self.claims.offers.iter().filter(|(_, offer)| self.stands(offer));
         let standing = standing.map(|(role, _)| role.clone()).collect();
-        let stood = std::mem::replace(&mut self.claims.standing, standing);
+        let mut failed = std::mem::replace(&mut self.claims.standing, standing);
+        // One that was taken back though it stands was taken up: its maker has heard of the claim already.
+        failed.retain(|role| made.get(role).is_some_and(|offer| !self.stands(offer)));
         let standing = self.claims.offers.values().filter(|offer| self.stands(offer));
         if let Some(next) = standing.map(|offer| offer.since).min() {
             self.wake_at(next + self.timing.takeover());
         }
         let view = self.view();
-        self.count_orphans(&view, &before, &stood);
+        self.count_orphans(&view, &before, &failed);
         self.get_time(&view);
         self.give(&view);
         self.take(&view);
@@ -277,17 +284,19 @@ impl Machine {
         }
     }
 
-    /// Who owns what, and what is offered to whom, by what the living say.
-    fn read_claims(&self) -> (Holders, BTreeMap<Role, Offer>) {
+    /// Who owns what, and what is offered to whom, by what the living say; and whether two of them say to own the same.
+    fn read_claims(&self) -> (Holders, BTreeMap<Role, Offer>, bool) {
         let mut holders = Holders::new();
+        let mut overtaken = false;
         let mut offers: BTreeMap<Role, Offer> = BTreeMap::new();
         let living = self.peers.iter().filter(|(_, peer)| peer.alive).map(|(name, peer)| (name, &peer.table));
         for (name, table) in living.chain([(&self.me, &self.table)]) {
             for (role, said) in table.roles() {
                 match &said.claim {
                     Claim::Holds(term) => {
-                        let higher = holders.get(role).is_none_or(|(at, by)| (*at, by) < (*term, name));
-                        if higher {
+                        let known = holders.get(role);
+                        overtaken |= known.is_some();
+                        if known.is_none_or(|(at, by)| (*at, by) < (*term, name)) {
                             holders.insert(role.clone(), (*term, name.clone()));
                         }
                     }
@@ -313,7 +322,7 @@ impl Machine {
             }
             !holders.contains_key(role)
         });
-        (holders, offers)
+        (holders, offers, overtaken)
     }
 
     /// The offer of `role` that is waited for: the one to whom it was made is there, and has not had it for long.
@@ -434,12 +443,20 @@ impl Machine {
         offered.chain(self.claims.orphans.keys().filter_map(falls)).collect()
     }
 
-    fn count_orphans(&mut self, view: &View, before: &Holders, stood: &BTreeSet<Role>) {
+    fn count_orphans(&mut self, view: &View, before: &Holders, failed: &BTreeSet<Role>) {
         let (now, takeover) = (self.now, self.timing.takeover());
         let timing = self.timing;
-        // Who listens, or hears a living member through others only, may not have heard yet who has it now.
-        let informed = self.phase == Phase::Settled
-            && self.peers.values().all(|peer| !peer.alive || peer.is_heard(now, &timing));
+        // Who listens, or hears a living member through others only, may not have heard yet who has it now. And until the
+        // others know that this node may own, one of them deals as well.
+        let (told, version) = (self.table.meta().settled, self.claims.told_settled);
+        let knows = |peer: &Peer| peer.acked >= version || !peer.table.meta().settled;
+        let informed = told
+            && self.phase == Phase::Settled
+            && self.peers.values().all(|peer| !peer.alive || (peer.is_heard(now, &timing) && knows(peer)));
+        // Its owner is gone, and did not drop it because of a higher claim that is still to be heard of.
+        let left = |claims: &Claims, role: &Role| {
+            before.get(role).is_some_and(|(term, _)| claims.term(role) <= *term)
+        };
         let mut orphans = BTreeMap::new();
         for role in view.target.keys() {
             let claims = &self.claims;
@@ -447,7 +464,7 @@ impl Machine {
             if !owned && self.standing_offer(role).is_none() {
                 let orphan = claims.orphans.get(role).copied().unwrap_or_else(|| Orphan {
                     since: now,
-                    bereft: informed && (before.contains_key(role) || stood.contains(role)),
+                    bereft: informed && (left(claims, role) || failed.contains(role)),
                 });
                 orphans.insert(role.clone(), orphan);
             }
@@ -488,7 +505,7 @@ impl Machine {
     /// Gives away what this node should not own.
     fn give(&mut self, view: &View) {
         let now = self.now;
-        let calm = self.members_since.max(self.claims.offered) + self.timing.rebalance_after;
+        let calm = self.members_since.max(self.claims.unrest) + self.timing.rebalance_after;
         let mut given = Vec::new();
         let mut offered = Vec::new();
         let mut later = false;
@@ -619,12 +636,13 @@ impl Machine {
 
     fn say_meta(&mut self) {
         let bids = &self.claims.bids;
-        let leaving = self.leaving.is_some();
-        self.table.set_meta(Meta {
-            settled: self.phase == Phase::Settled,
-            leaving,
-            draining: leaving || (!bids.is_empty() && bids.values().all(|bid| bid.draining)),
-        });
+        let (settled, leaving) = (self.phase == Phase::Settled, self.leaving.is_some());
+        let draining = leaving || (!bids.is_empty() && bids.values().all(|bid| bid.draining));
+        let news = settled && !self.table.meta().settled;
+        self.table.set_meta(Meta { settled, leaving, draining });
+        if news {
+            self.claims.told_settled = self.table.version();
+        }
     }
 
     /// Passes on who owns what, if that has changed.

@@ -250,8 +250,9 @@ impl Machine {
             return;
         }
         if peer.boot != Some(heard.boot) {
-            if peer.alive || peer.session.is_some() {
-                // Two runs of one node: its own word decides.
+            // Of two runs of a node that is there its own word decides. One that fell silent may have come back where
+            // only others hear it.
+            if peer.alive {
                 return;
             }
             peer.reborn(heard.boot);

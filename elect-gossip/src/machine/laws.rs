@@ -92,6 +92,10 @@ fn address(number: u8) -> SocketAddr {
     SocketAddr::from(([192, 0, 2, number], 7946))
 }
 
+fn address_of(member: usize) -> SocketAddr {
+    address(if member == 0 { 2 } else { 3 })
+}
+
 fn role(number: u8) -> Role {
     Role::Address([198, 51, 100, number].into())
 }
@@ -147,7 +151,8 @@ impl World {
                 }
                 // The first word gets a token, the second one shows it.
                 for accepted in [false, true] {
-                    let hello = Message::Hello(Hello { token: 0x5e11, accepted, settled: boot & 1 == 0 });
+                    let (address, settled) = (address_of(member), boot & 1 == 0);
+                    let hello = Message::Hello(Hello { token: 0x5e11, accepted, settled, address });
                     let mut payload = Vec::new();
                     Packet::new(OTHERS[member].into(), self.others[member].token, hello).emit(&mut payload);
                     self.hear(member, &payload);
@@ -157,7 +162,8 @@ impl World {
             Step::Say { member, message } => {
                 let member = usize::from(member % 2);
                 let mut payload = Vec::new();
-                let hello = Message::Hello(Hello { token: 0, accepted: false, settled: true });
+                let address = address_of(member);
+                let hello = Message::Hello(Hello { token: 0, accepted: false, settled: true, address });
                 Packet::new(OTHERS[member].into(), self.others[member].token, hello).emit(&mut payload);
                 // What comes before kind and body is the same in every message.
                 payload.truncate(1 + OTHERS[member].len() + 8);
@@ -194,7 +200,7 @@ impl World {
         other.sequence += 1;
         let boot = Boot((u128::from(other.boot) << 8) | (0xb0 + member as u128));
         if let Some(bytes) = self.sealer.seal(boot, other.sequence, payload) {
-            let from = address(if member == 0 { 2 } else { 3 });
+            let from = address_of(member);
             self.machine.handle(self.now, Input::Datagram { from, bytes: &bytes });
         }
     }

@@ -405,6 +405,12 @@ impl Machine {
         for name in dead {
             self.bury(&name, Cause::Silence);
         }
+        let refused = |peer: &Peer| peer.refused_at().is_some_and(|at| at <= self.now);
+        let refused: Vec<_> =
+            self.peers.iter().filter(|(_, peer)| refused(peer)).map(|(name, _)| name.clone()).collect();
+        for name in refused {
+            self.bury(&name, Cause::Refused);
+        }
         if self.now >= self.next_round {
             self.run_round();
         } else if self.peers.values().any(|peer| peer.asks_at().is_some_and(|at| at <= self.now)) {
@@ -493,6 +499,9 @@ impl Machine {
             // This process stood still, and heard nobody because it did not listen.
             for peer in self.peers.values_mut().filter(|peer| peer.alive) {
                 peer.grace = self.now;
+                if let Stream::Refused { at, .. } = &mut peer.stream {
+                    *at = self.now + self.timing.last_word();
+                }
             }
             self.unheard = 0;
         }

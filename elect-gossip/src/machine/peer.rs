@@ -21,7 +21,7 @@ pub(super) struct Peer {
     pub(super) alive: bool,
     /// When it became alive or dead.
     pub(super) since: Instant,
-    /// When its last own word arrived.
+    /// When its last own round was first heard of.
     pub(super) heard: Option<Instant>,
     /// In how many intervals after that the next one follows at the latest, as it said; zero if it has not said so.
     pub(super) promise: u8,
@@ -97,10 +97,19 @@ impl Peer {
         self.alive && self.session.is_some() && self.heard.is_some_and(|heard| now < heard + patience)
     }
 
-    /// When the next attempt at its stream is due that no round makes.
+    /// When the next attempt at its stream is due that no round makes, or a refusal is to be believed.
     pub(super) fn asks_at(&self) -> Option<Instant> {
         match self.stream {
             Stream::AskAgain { at, .. } if self.alive && self.session.is_some() => Some(at),
+            Stream::Refused { .. } => self.refused_at(),
+            _ => None,
+        }
+    }
+
+    /// When its host's word that the process is gone is to be believed.
+    pub(super) fn refused_at(&self) -> Option<Instant> {
+        match self.stream {
+            Stream::Refused { at, .. } if self.alive => Some(at),
             _ => None,
         }
     }
@@ -194,6 +203,9 @@ pub(super) enum Stream {
     Asking { id: u64, closed: Instant },
     /// The same, and the next attempt is due at `at`.
     AskAgain { closed: Instant, at: Instant },
+    /// The attempt was refused. Anybody on the segment can do that, and a firewall: unless the process itself is
+    /// heard before `at`, it is gone.
+    Refused { closed: Instant, at: Instant },
 }
 
 impl Stream {

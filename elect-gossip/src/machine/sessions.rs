@@ -9,7 +9,7 @@ use rand::RngExt;
 use super::membership::Id;
 use super::peer::{Peer, Pending, Rival, Session, Stream, Window};
 use super::table::Applied;
-use super::{Cause, Machine, Output, Phase, STREAM_REST, StreamEvent};
+use super::{Cause, Machine, Output, Phase, STREAM_REST, StreamEvent, on_link_of};
 use crate::wire::{Boot, Entries, Fetch, Hello, Message, Packet, WireError};
 
 /// Between two greetings to a group once somebody was met.
@@ -34,6 +34,12 @@ impl Machine {
         if boot == self.boot {
             return self.counters.own += 1;
         }
+        // What it says of its address is under its seal, and where a datagram came from is not: whoever copies one and
+        // sends it on is not taken for its sender.
+        let from = match &packet.message {
+            Message::Hello(hello) => on_link_of(self.address, hello.address),
+            _ => from,
+        };
         if packet.from == self.me {
             self.clash(packet.from, from);
             if let Message::Hello(hello) = packet.message {
@@ -52,7 +58,11 @@ impl Machine {
         if !session.window.accept(sequence) {
             return self.counters.replayed += 1;
         }
-        self.touch(&packet.from);
+        let round = match &packet.message {
+            Message::Heartbeat(heartbeat) => Some(heartbeat.round),
+            _ => None,
+        };
+        self.touch(&packet.from, round);
         match packet.message {
             Message::Heartbeat(heartbeat) => self.handle_heartbeat(&packet.from, heartbeat),
             Message::Entries(part) => self.handle_entries(&packet.from, &part),
@@ -66,13 +76,20 @@ impl Machine {
         }
     }
 
-    /// A word of a member arrived.
-    fn touch(&mut self, name: &NodeName) {
+    /// A word of a member arrived, of this round of its if it is a heartbeat.
+    fn touch(&mut self, name: &NodeName, round: Option<u64>) {
         self.unheard = 0;
         let Some(peer) = self.peers.get_mut(name) else { return };
-        peer.heard = Some(self.now);
+        // An owner's time runs from when its rounds begin: what it says in between gives it no more.
+        if !peer.alive || peer.heard.is_none() || round.is_some_and(|round| round > peer.round) {
+            peer.heard = Some(self.now);
+        }
         // What waited for that may be decided.
         self.dirty |= peer.doubted.take().is_some();
+        if let Stream::Refused { closed, .. } = peer.stream {
+            // It may have said that before it ended.
+            peer.stream = Stream::ask_again(closed, self.now);
+        }
         if !peer.alive {
             self.revive(name);
         }
@@ -113,7 +130,7 @@ impl Machine {
             }
         }
         if accepted {
-            self.touch(name);
+            self.touch(name, None);
         }
         if !accepted || !hello.accepted {
             self.send_hello(from, boot, name);
@@ -158,8 +175,7 @@ impl Machine {
     fn challenge(&mut self, to: SocketAddr, boot: Boot, name: &NodeName) {
         let issued = self.rng.random::<u64>() | 1;
         let now = self.now;
-        let peer =
-            self.peers.entry(name.clone()).or_insert_with(|| Peer { since: now, ..Peer::at(Some(to)) });
+        let peer = self.peers.entry(name.clone()).or_insert_with(|| Peer { since: now, ..Peer::default() });
         if peer.greeted.is_some_and(|at| now < at + self.timing.interval / 2) {
             return;
         }
@@ -185,7 +201,12 @@ impl Machine {
     }
 
     fn hello(&self, token: u64, accepted: bool) -> Message {
-        Message::Hello(Hello { token, accepted, settled: self.phase == Phase::Settled })
+        Message::Hello(Hello {
+            token,
+            accepted,
+            settled: self.phase == Phase::Settled,
+            address: self.address,
+        })
     }
 
     /// Greets somebody of whom only the address is known, or no session stands with.
@@ -375,7 +396,8 @@ impl Machine {
                 return self.send_heartbeat(&name, true);
             }
             (Stream::Asking { closed, .. }, StreamEvent::Refused) if now < closed + takeover => {
-                return self.bury(&name, Cause::Refused);
+                peer.stream = Stream::Refused { closed, at: now + self.timing.last_word() };
+                return self.send_heartbeat(&name, true);
             }
             (Stream::Asking { closed, .. }, StreamEvent::Failed | StreamEvent::Closed) => {
                 Stream::ask_again(closed, now)

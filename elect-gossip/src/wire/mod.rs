@@ -89,6 +89,7 @@ impl Packet {
                 token: reader.u64()?,
                 accepted: reader.flag()?,
                 settled: reader.flag()?,
+                address: reader.address()?,
             }),
             kind::HEARTBEAT => Message::Heartbeat(Heartbeat::parse(&mut reader)?),
             kind::ENTRIES => Message::Entries(Entries::parse(&mut reader)?),
@@ -112,6 +113,7 @@ impl Packet {
                 out.put_u64(hello.token);
                 out.put_u8(u8::from(hello.accepted));
                 out.put_u8(u8::from(hello.settled));
+                put_address(out, hello.address);
             }
             Message::Heartbeat(heartbeat) => {
                 out.put_u8(kind::HEARTBEAT);
@@ -169,6 +171,8 @@ pub struct Hello {
     pub accepted: bool,
     /// Whether the sender may own. Matters to another node of the same name only.
     pub settled: bool,
+    /// Where the sender is reached: where a datagram came from is not under its seal.
+    pub address: SocketAddr,
 }
 
 /// A heartbeat.

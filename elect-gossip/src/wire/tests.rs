@@ -34,8 +34,13 @@ fn samples() -> Vec<(&'static str, Message)> {
     let said = |bid, claim| Value::Role(RoleEntry { bid, claim });
     vec![
         (
-            "01 1112131415161718 01 00",
-            Message::Hello(Hello { token: 0x1112_1314_1516_1718, accepted: true, settled: false }),
+            "01 1112131415161718 01 00 04 c0000201 1f0a",
+            Message::Hello(Hello {
+                token: 0x1112_1314_1516_1718,
+                accepted: true,
+                settled: false,
+                address: "192.0.2.1:7946".parse().unwrap(),
+            }),
         ),
         (
             "02 0000000000000009 0000000000000007 0000000000000003 01 0a 0002 02

@@ -76,7 +76,7 @@ impl Story {
     }
 
     fn reproduce(&self) -> String {
-        format!("reproduce: cargo run -p elect-gossip --example simulate -- large {}", self.sim.seed)
+        format!("reproduce: cargo run -p elect-gossip --example simulate_election -- large {}", self.sim.seed)
     }
 
     fn crash(&mut self, how: &str) {

@@ -68,6 +68,8 @@ pub struct Node {
     pub notices: Vec<(Instant, Notice)>,
     /// Closes each stream as soon as it stands.
     pub hangs_up: bool,
+    /// Somebody refuses streams in its name, and closes those that stand.
+    pub refused: bool,
     /// Until then the kernel takes streams for a process that was killed: its listener is closed last.
     lingers: Instant,
     /// How many streams it asked for.
@@ -152,6 +154,7 @@ impl Sim {
                     seen: 0,
                     notices: Vec::new(),
                     hangs_up: false,
+                    refused: false,
                     lingers: Instant::ZERO,
                     connects: 0,
                 }
@@ -269,14 +272,26 @@ impl Sim {
     pub fn kill(&mut self, node: usize) {
         let lag = self.rng.random_range(0..3_000_000_u64).saturating_sub(1_000_000);
         self.nodes[node].lingers = self.now + Duration::from_nanos(lag);
-        let (life, streams) = (self.nodes[node].life, self.streams.clone());
+        let life = self.nodes[node].life;
+        self.close_streams(node);
         self.streams.retain(|(by, _), to| *by != node && *to != (node, life));
-        for ((by, stream), to) in streams {
+        self.end(node);
+    }
+
+    /// From now on somebody on the segment resets the streams to a node, and refuses new ones in its name.
+    pub fn forge_refusals(&mut self, node: usize) {
+        self.nodes[node].refused = true;
+        self.close_streams(node);
+    }
+
+    fn close_streams(&mut self, node: usize) {
+        let life = self.nodes[node].life;
+        for ((by, stream), to) in self.streams.clone() {
             if to == (node, life) && by != node {
+                self.streams.remove(&(by, stream));
                 self.deliver(node, by, Arrival::Stream(stream, StreamEvent::Closed));
             }
         }
-        self.end(node);
     }
 
     /// Power loss: nothing is heard of it.
@@ -513,6 +528,9 @@ impl Sim {
         self.nodes[node].connects += 1;
         let (event, after) = if !reached || !self.nodes[target].host {
             (StreamEvent::Failed, Duration::from_secs(1))
+        } else if self.nodes[target].refused {
+            // Sooner than its own answer could be there.
+            (StreamEvent::Refused, self.net.delay.0)
         } else if self.is_up(target) || self.now < self.nodes[target].lingers {
             self.streams.insert((node, stream), (target, life));
             (StreamEvent::Opened, self.net.delay.1 * 2)
@@ -596,7 +614,7 @@ impl Sim {
     }
 
     pub fn reproduce(&self) -> String {
-        format!("reproduce: cargo run -p elect-gossip --example simulate -- {}", self.seed)
+        format!("reproduce: cargo run -p elect-gossip --example simulate_election -- {}", self.seed)
     }
 
     pub fn random<T>(&mut self, from: &[T]) -> T

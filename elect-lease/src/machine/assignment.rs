@@ -1,5 +1,6 @@
 //! The table of who owns what: read, compared with what should be, and written.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -127,12 +128,29 @@ impl Machine {
             let own = table.entries.iter().filter(|(_, entry)| entry.session == *session);
             self.grants.own(&own.map(|(role, entry)| (role.clone(), entry.term)).collect());
             let node = self.me().clone();
+            // A node whose record was not read since the table changed may be the one that the table was changed for,
+            // dead by now: no room is made for it before it was.
+            let unsure = Cell::new(false);
+            let stays = |role: &Role| match wanted.as_ref().map(|wanted| wanted.get(role)) {
+                Some(None) => false,
+                Some(Some(heir)) if *heir != node => {
+                    let unread = !self.peers.is_read_since(heir, self.table.since);
+                    unsure.set(unsure.get() || unread);
+                    unread
+                }
+                _ => true,
+            };
             let keep = |role: &Role| {
                 let eligible = self.candidacy.bids.get(role).is_some_and(|bid| bid.eligible);
-                let stays = wanted.as_ref().is_none_or(|wanted| wanted.get(role) == Some(&node));
-                eligible && stays && self.leaving == Leaving::No
+                eligible && self.leaving == Leaving::No && stays(role)
             };
             self.grants.part(self.now, keep);
+            // Once out of turn: a record that cannot be read must not make this node ask without pause.
+            let was_unsure = std::mem::replace(&mut self.unsure, unsure.get());
+            if self.unsure && !was_unsure && !self.is_asking(|purpose| matches!(purpose, Purpose::Leases(_)))
+            {
+                self.list_at = self.now;
+            }
             self.grants.renew(self.now, cover);
         }
         self.write_table(me.as_ref(), table.as_deref(), wanted);

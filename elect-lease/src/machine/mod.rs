@@ -193,10 +193,14 @@ pub struct Machine {
     next_request: RequestId,
     /// Whether something has changed that may change who owns what.
     dirty: bool,
+    /// Whether a role is kept only until the record of another node is read.
+    unsure: bool,
     leaving: Leaving,
     ownership: Arc<Ownership>,
     renewals: Renewals,
-    store_error: Option<String>,
+    /// What the last read and the last write failed by.
+    read_error: Option<String>,
+    write_error: Option<String>,
     bad_records: BTreeMap<String, String>,
     conditions: Vec<Condition>,
     outputs: VecDeque<Request>,
@@ -267,10 +271,12 @@ impl Machine {
             in_flight: BTreeMap::new(),
             next_request: RequestId(0),
             dirty: true,
+            unsure: false,
             leaving: Leaving::No,
             ownership: Arc::new(ownership),
             renewals: Renewals::default(),
-            store_error: None,
+            read_error: None,
+            write_error: None,
             bad_records: BTreeMap::new(),
             conditions: Vec::new(),
             outputs: VecDeque::new(),
@@ -429,10 +435,19 @@ impl Machine {
 
     fn answer(&mut self, id: RequestId, answer: Answer) {
         let Some(InFlight { sent, purpose }) = self.in_flight.remove(&id) else { return };
-        self.store_error = match &answer {
+        let error = match &answer {
             Answer::Failed { message } => Some(message.clone()),
             _ => None,
         };
+        // A store that is full still answers reads.
+        match purpose {
+            Purpose::Lease(..) | Purpose::WriteTable(_) | Purpose::WriteOwnBids(_) => {
+                self.write_error = error;
+            }
+            Purpose::Leases(_) | Purpose::ReadTable | Purpose::Bids(_) | Purpose::ReadOwnBids => {
+                self.read_error = error;
+            }
+        }
         match (purpose, answer) {
             (Purpose::Leases(tickets), Answer::Listed(found)) => self.leases_read(&tickets, found),
             (Purpose::Leases(tickets), _) => {
@@ -527,7 +542,7 @@ impl Machine {
         {
             self.lease.handle(self.now, LeaseInput::Seen { ticket, found: own });
         }
-        self.dirty |= self.peers.seen(self.now, tickets, seen);
+        self.dirty |= self.peers.seen(self.now, tickets, seen) || self.unsure;
         // A session that is over may be replaced once its record was read after the table: this read may be that one,
         // though it changed nothing.
         self.dirty |= self
@@ -667,13 +682,14 @@ impl Machine {
     }
 
     fn condition_list(&self) -> Vec<Condition> {
-        let store = match &self.store_error {
-            None => Condition::yes("StoreAvailable", "Answers", "the store answers"),
-            Some(error) => Condition::no(
-                "StoreAvailable",
-                "NoAnswer",
-                format!("{error}; this node falls silent when its lease runs out"),
-            ),
+        let unavailable = |reason, error: &str| {
+            let message = format!("{error}; this node falls silent when its lease runs out");
+            Condition::no("StoreAvailable", reason, message)
+        };
+        let store = match (&self.read_error, &self.write_error) {
+            (None, None) => Condition::yes("StoreAvailable", "Answers", "the store answers"),
+            (Some(error), _) => unavailable("NoAnswer", error),
+            (None, Some(error)) => unavailable("NotWritten", error),
         };
         let held = match (self.cover(), self.lease.record()) {
             (Some(_), _) => Condition::yes("LeaseHeld", "Renewed", "this node may own roles"),

@@ -163,8 +163,13 @@ impl Peers {
     /// Whether a session is over that was known to exist at `known`: its node's record, read since, says otherwise. (One
     /// that was read before may be older than the session.)
     pub(super) fn is_over(&self, session: &Session, known: Instant) -> bool {
-        let Some(peer) = self.nodes.get(&session.holder.node) else { return false };
-        peer.lease.as_of().is_some_and(|as_of| as_of > known) && self.differs(session)
+        self.is_read_since(&session.holder.node, known) && self.differs(session)
+    }
+
+    /// Whether the record of a node was read after `known`.
+    pub(super) fn is_read_since(&self, node: &NodeName, known: Instant) -> bool {
+        let as_of = self.nodes.get(node).and_then(|peer| peer.lease.as_of());
+        as_of.is_some_and(|as_of| as_of > known)
     }
 
     /// Whether its node's record says that a session is not the one that is on.
