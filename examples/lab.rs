@@ -1,4 +1,4 @@
-//! Three load-balancing nodes, a client and a web application in namespaces of this machine: `--help` says more.
+//! A few load-balancing nodes, a client and a web application in namespaces of this machine: `--help` says more.
 
 use std::process::ExitCode;
 

@@ -6,7 +6,6 @@
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
-use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -22,9 +21,8 @@ use lbcore::announce::{
 };
 use lbcore::elect::{LeaseId, Term};
 use lbcore::time::Instant;
-use lbcore_examples::netns::{self, Frame, Host, LinkState, Segment, Tap, TapFilter};
+use lbcore_examples::netns::{self, Frame, Host, LinkState, RawSocket, Segment, Tap, TapFilter};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::socket::{AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, sendto, socket};
 use nix::unistd::Pid;
 use tokio::sync::oneshot;
 
@@ -252,27 +250,8 @@ fn heard(tap: &mut Tap) -> Vec<Frame> {
 }
 
 /// A socket of a client that sends frames as they are.
-struct Injector {
-    fd: OwnedFd,
-    interface: LinkAddr,
-}
-
-impl Injector {
-    fn new(host: &Host) -> Self {
-        host.enter(|| {
-            let fd = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None).unwrap();
-            let interfaces = nix::ifaddrs::getifaddrs().unwrap();
-            let link = interfaces
-                .filter(|entry| entry.interface_name == "eth0")
-                .find_map(|entry| entry.address?.as_link_addr().copied());
-            Self { fd, interface: link.unwrap() }
-        })
-    }
-
-    fn send(&self, frame: &[u8]) {
-        let sent = sendto(self.fd.as_raw_fd(), frame, &self.interface, MsgFlags::empty()).unwrap();
-        assert_eq!(sent, frame.len());
-    }
+fn raw(host: &Host) -> RawSocket {
+    RawSocket::open(host, "eth0").unwrap()
 }
 
 /// A broadcast ARP request of the client.
@@ -299,7 +278,7 @@ fn solicitation(client: &Host, target: Ipv6Addr) -> Vec<u8> {
 /// ones. One question alone proves nothing on a busy machine: what has waited too long is not answered.
 fn answers_only(
     lan: &Lan,
-    (injector, tap): (&Injector, &mut Tap),
+    (injector, tap): (&RawSocket, &mut Tap),
     bad: &[Vec<u8>],
     good: &[u8],
     address: IpAddr,
@@ -312,10 +291,10 @@ fn answers_only(
             && asked(frame).is_none()
     };
     let mut count = || heard(tap).iter().filter(|frame| is_answer(frame)).count();
-    bad.iter().for_each(|frame| injector.send(frame));
+    bad.iter().for_each(|frame| injector.send(frame).unwrap());
     let (mut sent, mut answered) = (0, 0);
     eventually("a good question is answered", || {
-        injector.send(good);
+        injector.send(good).unwrap();
         sent += 1;
         answered += count();
         answered > 0
@@ -679,15 +658,15 @@ fn nothing_is_answered_after_the_deadline_of_the_lease() {
         }
         let lan = Lan::new();
         let a = Node::start(&lan.a);
-        let (injector, mut tap) = (Injector::new(&lan.client), lan.tap());
+        let (injector, mut tap) = (raw(&lan.client), lan.tap());
         let until = Instant::now() + Duration::from_millis(800);
         a.own(1, &[V4.into(), V6.into()], until);
         // Asked all the time, it answers up to the deadline and not beyond.
         let (mut last, mut asked_since) = ([Instant::ZERO; 2], 0);
         let end = until + SILENCE;
         while Instant::now() < end {
-            injector.send(&request(&lan.client, V4));
-            injector.send(&solicitation(&lan.client, V6));
+            injector.send(&request(&lan.client, V4)).unwrap();
+            injector.send(&solicitation(&lan.client, V6)).unwrap();
             asked_since += u32::from(until < Instant::now());
             while let Some(frame) = tap.next(Duration::from_millis(1)).unwrap() {
                 if frame.host == "a"
@@ -707,7 +686,7 @@ fn nothing_is_answered_after_the_deadline_of_the_lease() {
         assert_eq!(advertisers(&lan.client, V6), NOBODY);
         // With a renewal it is back, and says so by itself.
         a.own(2, &[V4.into(), V6.into()], Instant::FAR_FUTURE);
-        assert_eq!(answers(&lan.client, &["-c1", "-w9"], V4), only(&lan.a));
+        assert_eq!(answers(&lan.client, &["-f", "-w9"], V4), only(&lan.a));
         assert_eq!(advertisers(&lan.client, V6), only(&lan.a));
     });
 }
@@ -721,7 +700,7 @@ fn nothing_is_answered_after_a_stop() {
         let lan = Lan::new();
         let mut a = Node::start(&lan.a);
         a.own(1, &[V4.into(), V6.into()], Instant::FAR_FUTURE);
-        assert_eq!(answers(&lan.client, &["-c1", "-w9"], V4), only(&lan.a));
+        assert_eq!(answers(&lan.client, &["-f", "-w9"], V4), only(&lan.a));
         a.stop(Stop::Withdraw);
         assert!(a.announcer.status().borrow().entries.is_empty());
         let mut tap = lan.tap();
@@ -788,9 +767,9 @@ fn an_owner_that_was_frozen_wakes_up_silent() {
             stat.rsplit(") ").next().unwrap().starts_with('T')
         });
         let mut tap = lan.tap();
-        let injector = Injector::new(&lan.client);
+        let injector = raw(&lan.client);
         for _ in 0..QUESTIONS {
-            injector.send(&request(&lan.client, V4));
+            injector.send(&request(&lan.client, V4)).unwrap();
         }
         let by_the_owner = |frame: &Frame| claimed(frame) == Some(V4.into());
         let lease = expired.saturating_since(Instant::now());
@@ -808,7 +787,7 @@ fn questions_of_another_vlan_are_not_answered() {
         let lan = Lan::new();
         let a = Node::start(&lan.a);
         a.own(1, &[V4.into(), V6.into()], Instant::FAR_FUTURE);
-        let (injector, mut tap) = (Injector::new(&lan.client), lan.tap());
+        let (injector, mut tap) = (raw(&lan.client), lan.tap());
         for (question, address) in
             [(request(&lan.client, V4), IpAddr::from(V4)), (solicitation(&lan.client, V6), V6.into())]
         {
@@ -827,7 +806,7 @@ fn what_is_cut_or_forged_is_not_answered() {
         let lan = Lan::new();
         let a = Node::start(&lan.a);
         a.own(1, &[V4.into(), V6.into()], Instant::FAR_FUTURE);
-        let (injector, mut tap) = (Injector::new(&lan.client), lan.tap());
+        let (injector, mut tap) = (raw(&lan.client), lan.tap());
         let (arp, ns) = (request(&lan.client, V4), solicitation(&lan.client, V6));
         let cut = |frame: &[u8]| (14..frame.len()).map(|length| frame[..length].to_vec()).collect::<Vec<_>>();
         let forged = |frame: &[u8], at: usize| {
@@ -879,7 +858,7 @@ fn an_interface_that_goes_down_costs_nothing_and_is_announced_on_when_it_is_back
                 let told = tap.find(PATIENCE, |frame| frame.host == "a" && claimed(frame) == Some(address));
                 assert!(told.unwrap().is_some(), "{address} is announced anew");
             }
-            assert_eq!(answers(&lan.client, &["-c1", "-w9"], V4), only(&lan.a));
+            assert_eq!(answers(&lan.client, &["-f", "-w9"], V4), only(&lan.a));
         }
     });
 }
@@ -919,7 +898,7 @@ fn tcpdump_finds_nothing_malformed() {
         in_runtime(async { counters.wait_for(|counters| counters.received > 0).await.unwrap().received });
         a.own(2, &[V4.into(), V6.into()], Instant::FAR_FUTURE);
         assert_eq!(answers(&lan.client, &["-c2", "-w9"], V4), only(&lan.a));
-        assert_eq!(answers(&lan.client, &["-D", "-c1", "-w9"], V4), only(&lan.a));
+        assert_eq!(answers(&lan.client, &["-D", "-f", "-w9"], V4), only(&lan.a));
         assert_eq!(advertisers(&lan.client, V6), only(&lan.a));
         let frames: Vec<Frame> = heard(&mut tap)
             .into_iter()

@@ -4,16 +4,16 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 #![expect(clippy::disallowed_methods, reason = "the kernel's timers are what is waited for")]
 
+use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
-use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::Command;
 use std::time::Duration;
 
 use announce_l2::wire::arp::{Arp, Operation};
 use announce_l2::wire::ndp::{Advertisement, Message};
 use announce_l2::wire::{MacAddr, ipv6};
-use lbcore_examples::netns::{self, Host, Segment};
-use nix::sys::socket::{AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, sendto, socket};
+use lbcore::time::Instant;
+use lbcore_examples::netns::{self, Host, RawSocket, Segment};
 
 const CLIENT_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
 const CLIENT_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x100);
@@ -21,6 +21,9 @@ const CLIENT_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x100);
 const OLD: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xee]);
 /// An entry is not changed by some forms for this long after its last change (`locktime`).
 const LOCKTIME: Duration = Duration::from_millis(1100);
+
+/// How long to wait for what must happen.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the client's kernel knew before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,8 +65,9 @@ struct Bench {
     _segment: Segment,
     owner: Host,
     client: Host,
-    sender: OwnedFd,
-    interface: LinkAddr,
+    sender: RawSocket,
+    /// How many markers were sent.
+    markers: Cell<u8>,
 }
 
 impl Bench {
@@ -74,15 +78,8 @@ impl Bench {
             segment.host(name, &addresses.map(|address| address.parse().unwrap())).unwrap()
         };
         let (owner, client) = (host("owner", 11), host("client", 100));
-        let (sender, interface) = owner.enter(|| {
-            let fd = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None).unwrap();
-            let mut interfaces = nix::ifaddrs::getifaddrs().unwrap();
-            let link = interfaces.find_map(|entry| {
-                entry.address?.as_link_addr().copied().filter(|_| entry.interface_name == "eth0")
-            });
-            (fd, link.unwrap())
-        });
-        Self { _segment: segment, owner, client, sender, interface }
+        let sender = RawSocket::open(&owner, "eth0").unwrap();
+        Self { _segment: segment, owner, client, sender, markers: Cell::default() }
     }
 
     fn new_mac(&self) -> MacAddr {
@@ -94,8 +91,21 @@ impl Bench {
     }
 
     fn send(&self, frame: &[u8]) {
-        let sent = sendto(self.sender.as_raw_fd(), frame, &self.interface, MsgFlags::empty()).unwrap();
-        assert_eq!(sent, frame.len());
+        self.sender.send(frame).unwrap();
+    }
+
+    /// Waits until the client has taken in all that was sent: frames are in the order of one cable, and the last one here
+    /// makes an entry in any case, which is waited for.
+    fn await_taken_in(&self) {
+        let number = self.markers.get();
+        self.markers.set(number + 1);
+        let marker = Ipv4Addr::new(192, 0, 2, 200 + number);
+        self.send(Arp::directed(self.new_mac(), marker, CLIENT_V4).to_frame(self.client_mac()).as_bytes());
+        let end = Instant::now() + PATIENCE;
+        while self.after(marker.into()) != After::New {
+            assert!(Instant::now() < end, "the client hears nothing");
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     fn prepare(&self, before: Before, address: IpAddr) {
@@ -149,8 +159,7 @@ impl Bench {
                 self.send(&frame(number(row, column)));
             }
         }
-        // A frame is taken in by the time that the next question is answered; the veth has no queue of its own.
-        std::thread::sleep(Duration::from_millis(20));
+        self.await_taken_in();
         let line = |row: usize| {
             let cells = 0..Before::ALL.len();
             cells.map(|column| letter(self.after(address(number(row, column))))).collect::<String>()

@@ -78,6 +78,58 @@ fn what_is_sent_into_a_cut_cable_is_lost_and_a_mended_one_carries_again() {
 }
 
 #[test]
+fn isolated_branches_hear_the_trunk_and_not_each_other() {
+    netns::test("isolated_branches_hear_the_trunk_and_not_each_other", || {
+        let segment = Segment::new("lan").unwrap();
+        let [near, far] = ["near", "far"].map(|name| segment.branch(name).unwrap());
+        let a = near.host("a", &nets(&["192.0.2.1/24"])).unwrap();
+        let b = far.host("b", &nets(&["192.0.2.2/24"])).unwrap();
+        let c = segment.host("c", &nets(&["192.0.2.3/24"])).unwrap();
+        let hears = |one: &Host, other: &Host| {
+            let at = SocketAddr::new(other.addresses()[0].addr(), 9);
+            let ear = other.enter(|| UdpSocket::bind(at).unwrap());
+            ear.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+            one.enter(|| UdpSocket::bind("0.0.0.0:0").unwrap()).send_to(b"hello", at).unwrap();
+            ear.recv(&mut [0; 8]).is_ok()
+        };
+        assert!(hears(&a, &b) && hears(&a, &c) && hears(&c, &b));
+        for branch in [&near, &far] {
+            branch.set_isolated(true).unwrap();
+        }
+        assert!(!hears(&a, &b) && !hears(&b, &a));
+        assert!(hears(&a, &c) && hears(&c, &b));
+        // A branch's host is one of the segment: its cable can be cut, and its frames are known by it.
+        let mut tap = segment.tap(TapFilter::Neighbour).unwrap();
+        segment.cut(&a).unwrap();
+        assert!(!hears(&a, &c));
+        segment.restore(&a).unwrap();
+        for branch in [&near, &far] {
+            branch.set_isolated(false).unwrap();
+        }
+        assert!(hears(&a, &b));
+        let from_a = tap.find(PATIENCE, |frame| frame.host == "a").unwrap();
+        assert!(from_a.is_some());
+    });
+}
+
+#[test]
+fn addresses_that_are_not_kept_are_taken_away() {
+    netns::test("addresses_that_are_not_kept_are_taken_away", || {
+        let (_segment, a, _b) = two_hosts();
+        a.add_address("eth0", "192.0.2.201/32".parse().unwrap()).unwrap();
+        a.add_address("lo", "2001:db8::201/128".parse().unwrap()).unwrap();
+        let own: Vec<IpAddr> = a.addresses().iter().map(IpNet::addr).collect();
+        a.keep_addresses(&own).unwrap();
+        let listed = a.output(Command::new("ip").args(["-brief", "address"])).unwrap();
+        let listed = String::from_utf8(listed.stdout).unwrap();
+        assert!(!listed.contains("201"), "{listed}");
+        for kept in ["127.0.0.1/8", "192.0.2.1/24", "2001:db8::1/64", "fe80::"] {
+            assert!(listed.contains(kept), "{listed}");
+        }
+    });
+}
+
+#[test]
 fn a_tap_names_the_cable_that_a_frame_came_in_by() {
     netns::test("a_tap_names_the_cable_that_a_frame_came_in_by", || {
         let (segment, a, b) = two_hosts();

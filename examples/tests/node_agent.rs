@@ -358,6 +358,56 @@ fn a_second_node_on_the_same_machine_is_refused() {
 }
 
 #[test]
+fn a_second_signal_ends_the_grace_period() {
+    netns::test("a_second_signal_ends_the_grace_period", || {
+        let lan = Segment::new("lan").unwrap();
+        let node = host(&lan, "n1", "192.0.2.11/24");
+        let client = host(&lan, "client", "192.0.2.100/24");
+        serve(&host(&lan, "appv1", "192.0.2.21/24"), "192.0.2.21:8080");
+        serve(&host(&lan, "appv2", "192.0.2.22/24"), "192.0.2.22:8080");
+        let mut agent = Agent::start(&node, &manifests(), &["--forward", "relay", "--grace", "1h"]);
+        agent.wait_for("who owns it", |event| event["event"] == "owner" && event["address"] == "192.0.2.200");
+        let mut open = client.enter(|| TcpStream::connect("192.0.2.200:8080").unwrap());
+        open.write_all(b"GET / HTTP/1.1\r\nhost: echo\r\n\r\n").unwrap();
+        open.read_exact(&mut [0; 17]).unwrap();
+        let pid = Pid::from_raw(agent.child.id().cast_signed());
+        kill(pid, Signal::SIGTERM).unwrap();
+        agent.wait_for("that it stops", |event| event["event"] == "stopping");
+        kill(pid, Signal::SIGINT).unwrap();
+        agent.wait_for("why it waits no longer", |event| {
+            event["event"] == "notice" && event["message"].as_str().unwrap().contains("asked to stop again")
+        });
+        agent.wait_for("that all is undone", |event| event["event"] == "stopped");
+        assert!(agent.child.wait().unwrap().success());
+    });
+}
+
+#[test]
+fn what_a_killed_process_left_in_force_goes_with_the_next_one() {
+    netns::test("what_a_killed_process_left_in_force_goes_with_the_next_one", || {
+        if netns::find_program("nft").is_none() {
+            return;
+        }
+        let lan = Segment::new("lan").unwrap();
+        let node = host(&lan, "n1", "192.0.2.11/24");
+        let tables = || {
+            let output = node.output(Command::new("nft").args(["list", "tables"])).unwrap();
+            String::from_utf8(output.stdout).unwrap()
+        };
+        let key = &cluster_key();
+        let elects = ["--key-file", key, "--listen-gossip", "192.0.2.11:7946"];
+        let mut first = Agent::start(&node, &manifests(), &elects);
+        first.wait_for("that it runs", |event| event["event"] == "ready");
+        assert!(tables().contains("lbcore_node") && tables().contains("lbcore_handover"), "{}", tables());
+        first.stop(Signal::SIGKILL);
+        let mut second = Agent::start(&node, &manifests(), &["--forward", "relay", "--hand-over", "none"]);
+        second.wait_for("that it runs", |event| event["event"] == "ready");
+        assert_eq!(tables(), "");
+        assert!(second.stop(Signal::SIGTERM).success());
+    });
+}
+
+#[test]
 fn who_only_speaks_bgp_owns_nothing_on_the_segment() {
     netns::test("who_only_speaks_bgp_owns_nothing_on_the_segment", || {
         let lan = Segment::new("lan").unwrap();

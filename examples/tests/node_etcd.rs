@@ -5,7 +5,6 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,9 +13,8 @@ use std::time::Duration;
 
 use lbcore::time::Instant;
 use lbcore_examples::lab::owners::{Claim, claimed, owner, two_owners};
-use lbcore_examples::netns::{self, Host, Segment, Tap, TapFilter};
+use lbcore_examples::netns::{self, Host, RawSocket, Segment, Tap, TapFilter};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::socket::{AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, sendto, socket};
 use nix::unistd::Pid;
 
 const ETCD: &str = "http://192.0.2.50:2379";
@@ -96,18 +94,14 @@ fn await_told(events: &mpsc::Receiver<String>, words: &[&str]) {
 /// Asks for both addresses by ARP, to all, forty times a second: who thinks that it has one says so.
 fn keep_asking(client: &Host, end: &AtomicBool) {
     let mac = client.mac();
-    let (fd, to): (OwnedFd, LinkAddr) = client.enter(|| {
-        let fd = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None).unwrap();
-        let mut links = nix::ifaddrs::getifaddrs().unwrap().filter(|link| link.interface_name == "eth0");
-        (fd, links.find_map(|link| link.address?.as_link_addr().copied()).unwrap())
-    });
+    let socket = RawSocket::open(client, "eth0").unwrap();
     while !end.load(Ordering::Relaxed) {
         for vip in VIPS {
             // RFC 826, a request.
             let head = [0x08, 0x06, 0x00, 0x01, 0x08, 0x00, 0x06, 0x04, 0x00, 0x01];
             let frame =
                 [&[0xff; 6], &mac[..], &head, &mac, &[192, 0, 2, 100], &[0; 6], &vip.octets()].concat();
-            sendto(fd.as_raw_fd(), &frame, &to, MsgFlags::empty()).unwrap();
+            socket.send(&frame).unwrap();
         }
         std::thread::sleep(Duration::from_millis(25));
     }

@@ -184,8 +184,12 @@ fn forwards(forwarder: impl AsyncFnOnce() -> Forwarder + Send, address: IpAddr, 
         let listener = web.enter(|| TcpListener::bind(server).unwrap());
         let name = web.name().to_owned();
         std::thread::spawn(move || {
+            // Whoever has said something is told the name.
             while let Ok((mut stream, _)) = listener.accept() {
-                let _ = stream.write_all(name.as_bytes());
+                let name = name.clone();
+                std::thread::spawn(move || {
+                    let _ = stream.read_exact(&mut [0]).and_then(|()| stream.write_all(name.as_bytes()));
+                });
             }
         });
     }
@@ -193,14 +197,19 @@ fn forwards(forwarder: impl AsyncFnOnce() -> Forwarder + Send, address: IpAddr, 
     let via = if address.is_ipv4() { "192.0.2.11" } else { "fd00::11" };
     let bits = if address.is_ipv4() { 32 } else { 128 };
     client.add_route(format!("{address}/{bits}").parse().unwrap(), via.parse().unwrap()).unwrap();
-    let ask = || {
-        let mut answer = String::new();
-        let mut stream = TcpStream::connect_timeout(&frontend.socket(), Duration::from_secs(2))?;
+    let connect = || {
+        let stream = TcpStream::connect_timeout(&frontend.socket(), Duration::from_secs(2))?;
         // Whose last packet of the handshake meets a listener that is being closed may hear nothing.
         stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+        Ok::<_, std::io::Error>(stream)
+    };
+    let finish = |mut stream: TcpStream| {
+        let mut answer = String::new();
+        stream.write_all(b"?")?;
         stream.read_to_string(&mut answer)?;
         Ok::<_, std::io::Error>(answer)
     };
+    let ask = || connect().and_then(finish);
     node.enter(|| {
         in_runtime(async {
             let mut delivery = Delivery::new().await.unwrap();
@@ -210,6 +219,25 @@ fn forwards(forwarder: impl AsyncFnOnce() -> Forwarder + Send, address: IpAddr, 
             let mut answers: Vec<_> = (0..6).map(|_| client.enter(ask).unwrap()).collect();
             answers.sort();
             assert_eq!(answers, ["web1", "web1", "web1", "web2", "web2", "web2"]);
+
+            // A node that stops waits for those that are open; where the kernel does not tell, for the whole grace period.
+            let tells = forwarder.open().is_some();
+            let until_open = async |forwarder: &Forwarder, count: usize| {
+                let open = async {
+                    while tells && forwarder.open() != Some(count) {
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    }
+                };
+                let waited = tokio::time::timeout(Duration::from_secs(10), open).await;
+                assert!(waited.is_ok(), "{:?} are open, not {count}", forwarder.open());
+            };
+            until_open(&forwarder, 0).await;
+            let two = [client.enter(connect).unwrap(), client.enter(connect).unwrap()];
+            until_open(&forwarder, 2).await;
+            for (stream, left) in two.into_iter().zip([1, 0]) {
+                client.enter(|| finish(stream)).unwrap();
+                until_open(&forwarder, left).await;
+            }
 
             assert_eq!(forwarder.apply(&Forwarding::new()).await, []);
             assert!(client.enter(ask).is_err(), "nothing is forwarded any more");

@@ -20,6 +20,7 @@ use crate::table::{Bench, Table};
 pub(crate) static TABLE: Table = Table {
     name: "alloc",
     about: "allocate addresses, adopt them after a restart, hold them in memory",
+    details: "",
     systems: &["lbcore", "metallb-scan", "btreeset-scan"],
     cases: &[
         "v4-16-fill-0",
@@ -36,6 +37,7 @@ pub(crate) static TABLE: Table = Table {
         "adopt-10000",
         "services-65536",
     ],
+    runs: 5,
     needs_network: false,
     measure,
     alone: Some(alone),
@@ -121,12 +123,12 @@ fn measure_system<S: System>(bench: &mut Bench<'_>, system: &'static str) -> io:
     }
 }
 
-fn alone(system: &str, _case: &str) -> u64 {
-    match system {
+fn alone(system: &str, _case: &str) -> io::Result<u64> {
+    Ok(match system {
         "lbcore" => hold::<Ours>(),
         "metallb-scan" => hold::<peers::MetalLbScan>(),
         _ => hold::<peers::BTreeSetScan>(),
-    }
+    })
 }
 
 /// So many allocations follow each other before they are taken back: as many as every fill has room for.

@@ -15,6 +15,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
+use announce_l2::machine::Pace;
 use lbcore_examples::netns::{Host, Segment, TapFilter};
 
 use self::generator::Generator;
@@ -26,15 +27,28 @@ use crate::table::{Bench, Table};
 pub(crate) static TABLE: Table = Table {
     name: "arp",
     about: "answer ARP requests, ignore foreign ones, take ten thousand addresses over",
+    details: "",
     systems: &["lbcore", "kernel", "pnet"],
-    cases: &["addresses-1", "addresses-100", "addresses-10000", "foreign-100000", "takeover-10000"],
+    cases: &[
+        "addresses-1",
+        "addresses-100",
+        "addresses-10000",
+        "foreign-100000",
+        "takeover-1000",
+        "takeover-10000",
+    ],
+    runs: 5,
     needs_network: true,
     measure,
-    alone: None,
+    alone: Some(alone),
 };
 
 /// How long each figure is taken.
 const SPAN: Duration = Duration::from_secs(2);
+/// All that is announced goes out before the answers are counted.
+const AT_ONCE: Pace = Pace { burst: 100_000, per_second: 1_000_000 };
+/// Longer than from one announcement of an address to the next.
+const ANNOUNCED: Duration = Duration::from_millis(2500);
 /// Foreign requests a second.
 const FOREIGN: u32 = 100_000;
 
@@ -97,12 +111,14 @@ fn answer(bench: &mut Bench<'_>, system: &'static str, count: u32) -> io::Result
     let (mut replies, mut answered, mut cpu) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..bench.runs {
         let lan = Lan::new()?;
-        let responder = Responder::start(system, &lan.responder, &addresses(count))?;
+        let responder = Responder::start(system, &lan.responder, &addresses(count), AT_ONCE)?;
         let generator = Generator::new(&lan.generator, &addresses(count))?;
         generator.send(SPAN / 4, None)?;
+        // What is announced would be counted among the answers.
+        generator.received_at_rest(ANNOUNCED)?;
         let (cpu_before, before) = (responder.cpu_time()?, generator.received()?);
         let flood = generator.send(SPAN, None)?;
-        let received = number(generator.received_at_rest()? - before);
+        let received = number(generator.received_at_rest(SPAN / 100)? - before);
         replies.push(received / flood.took.as_secs_f64());
         answered.push(100.0 * received / number(flood.sent));
         cpu.push((responder.cpu_time()? - cpu_before).as_secs_f64() * 1e6 / received.max(1.0));
@@ -120,7 +136,7 @@ fn ignore(bench: &mut Bench<'_>, system: &'static str) -> io::Result<()> {
     let (mut cpu, mut rate) = (Vec::new(), Vec::new());
     for _ in 0..bench.runs {
         let lan = Lan::new()?;
-        let responder = Responder::start(system, &lan.responder, &addresses(100))?;
+        let responder = Responder::start(system, &lan.responder, &addresses(100), Pace::NORMAL)?;
         let generator = Generator::new(&lan.generator, &foreign(1000))?;
         let before = responder.cpu_time()?;
         let flood = generator.send(SPAN, Some(FOREIGN))?;
@@ -133,17 +149,32 @@ fn ignore(bench: &mut Bench<'_>, system: &'static str) -> io::Result<()> {
     bench.row(system, "cpu_s_per_s", cpu, "s")
 }
 
+/// What the responder of a takeover holds while it announces, in bytes.
+fn alone(system: &str, case: &str) -> io::Result<u64> {
+    let count = case.rsplit('-').next().and_then(|count| count.parse().ok()).unwrap_or(1);
+    let lan = Lan::new()?;
+    let addresses = addresses(count);
+    let mut responder = None;
+    let grown = memory::growth(|| {
+        responder = Some(Responder::start(system, &lan.responder, &addresses, Pace::NORMAL));
+        std::thread::sleep(SPAN);
+    });
+    if let Some(started) = responder {
+        started?.stop();
+    }
+    Ok(grown)
+}
+
 /// From the moment that the lease begins to hold until the last address was announced for the first time, as heard on
 /// the segment; beside what the pace allows.
 fn take_over(bench: &mut Bench<'_>, system: &'static str, count: u32) -> io::Result<()> {
-    let pace = announce_l2::machine::Pace::NORMAL;
+    let pace = Pace::NORMAL;
     let (mut took, mut memory) = (Vec::new(), Vec::new());
     for _ in 0..bench.runs {
         let lan = Lan::new()?;
         let mut tap = lan.segment.tap(TapFilter::Neighbour).map_err(io::Error::other)?;
-        let before = memory::resident().unwrap_or_default();
         let begin = Instant::now();
-        let responder = Responder::start(system, &lan.responder, &addresses(count))?;
+        let responder = Responder::start(system, &lan.responder, &addresses(count), Pace::NORMAL)?;
         let mut missing: BTreeSet<Ipv4Addr> = addresses(count).into_iter().collect();
         while !missing.is_empty() {
             let Some(frame) = tap.next(Duration::from_secs(10))? else {
@@ -155,9 +186,8 @@ fn take_over(bench: &mut Bench<'_>, system: &'static str, count: u32) -> io::Res
             }
         }
         took.push(begin.elapsed().as_secs_f64());
-        memory
-            .push(number(memory::resident().unwrap_or_default().saturating_sub(before)) / f64::from(1 << 20));
         responder.stop();
+        memory.push(memory::measure_alone(bench.table, system, bench.case)? / f64::from(1 << 20));
     }
     let allowed = f64::from(count.saturating_sub(pace.burst)) / f64::from(pace.per_second);
     bench.row(system, "last_first_announcement", took, "s")?;

@@ -6,6 +6,7 @@
 mod alloc;
 mod arp;
 mod counting;
+mod failover;
 mod figures;
 mod matching;
 mod memory;
@@ -16,12 +17,13 @@ use std::io;
 use std::process::ExitCode;
 
 use clap::Parser;
+use lbcore_examples::lab;
 use lbcore_examples::netns::{self, Entered};
 
 use crate::report::{Format, Report};
 use crate::table::{Bench, Table, select};
 
-const TABLES: &[&Table] = &[&alloc::TABLE, &arp::TABLE, &matching::TABLE];
+const TABLES: &[&Table] = &[&alloc::TABLE, &arp::TABLE, &failover::TABLE, &matching::TABLE];
 
 #[derive(Parser)]
 #[command(about = "Measures lbcore beside its peers", after_help = tables())]
@@ -37,22 +39,28 @@ struct Args {
     /// Only these cases, separated by commas.
     #[arg(long, value_delimiter = ',')]
     case: Vec<String>,
-    /// How often each figure is taken; the median is shown.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    runs: u32,
+    /// How often each figure is taken; the median is shown [default: 5; of failover 30, which takes one to three minutes a
+    /// case and system, and an hour in all]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    runs: Option<u32>,
     /// For the program itself: measures one figure in this process, and prints only that.
     #[arg(long, hide = true)]
     alone: bool,
 }
 
 fn tables() -> String {
-    let lines = TABLES.iter().map(|table| format!("  {:8} {}", table.name, table.about));
+    let lines = TABLES.iter().map(|table| format!("  {:8} {}{}", table.name, table.about, table.details));
     format!("Tables:\n{}", lines.collect::<Vec<_>>().join("\n"))
 }
 
 fn main() -> ExitCode {
+    // A comparison that runs the lab starts this program again on its machines.
+    if let Some(code) = lab::play_role().or_else(failover::play_role) {
+        return code;
+    }
     let args = Args::parse();
-    let makes_networks = |table: &&&Table| table.name == args.table && table.needs_network;
+    // Who measures alone was started in there.
+    let makes_networks = |table: &&&Table| table.name == args.table && table.needs_network && !args.alone;
     if TABLES.iter().find(makes_networks).is_some() {
         match netns::enter_sandbox() {
             Ok(Entered::Inside) => {}
@@ -69,6 +77,10 @@ fn main() -> ExitCode {
             eprintln!("error: {text}");
             ExitCode::from(2)
         }
+        Err(Failure::Measuring(count)) => {
+            eprintln!("error: {count} failed; see above");
+            ExitCode::FAILURE
+        }
         // Whoever read the output has gone: there is nobody to tell.
         Err(Failure::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(Failure::Io(error)) => {
@@ -83,6 +95,8 @@ enum Failure {
     Usage(String),
     /// The output could not be written, or a process not be run.
     Io(io::Error),
+    /// So many figures could not be taken; each was told of.
+    Measuring(usize),
 }
 
 impl From<io::Error> for Failure {
@@ -107,21 +121,25 @@ fn run(args: &Args) -> Result<(), Failure> {
     };
     if args.alone {
         if let ([system], [case], Some(alone)) = (&systems[..], &cases[..], table.alone) {
-            println!("{}", alone(system, case));
+            println!("{}", alone(system, case)?);
         }
         return Ok(());
     }
     let format = if args.json { Format::Json } else { Format::Human };
-    let mut report = Report::new(io::stdout().lock(), format, table.name, table.systems[0], args.runs);
+    let runs = args.runs.unwrap_or(table.runs);
+    let mut report = Report::new(io::stdout().lock(), format, table.name, table.systems[0], runs);
     for case in cases {
         (table.measure)(&mut Bench {
             report: &mut report,
             table: table.name,
             systems: &systems,
             case,
-            runs: args.runs,
+            runs,
         })?;
     }
     report.finish()?;
-    Ok(())
+    match report.failures() {
+        0 => Ok(()),
+        count => Err(Failure::Measuring(count)),
+    }
 }

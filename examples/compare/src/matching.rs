@@ -19,6 +19,7 @@ use crate::table::{Bench, Table};
 pub(crate) static TABLE: Table = Table {
     name: "match",
     about: "find the route of a request, hold all routes in memory",
+    details: "",
     systems: &["lbcore", "matchit", "linear-scan", "hashmap", "hashmap-foldhash"],
     cases: &[
         "prefixes-1",
@@ -30,6 +31,7 @@ pub(crate) static TABLE: Table = Table {
         "hosts-10000",
         "hosts-100000",
     ],
+    runs: 5,
     needs_network: false,
     measure,
     alone: None,

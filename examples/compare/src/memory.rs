@@ -1,7 +1,7 @@
 //! How much memory something holds, measured in a process that does nothing else.
 
 use std::io;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// The resident memory of this process, in bytes; `None` where the system does not tell.
 pub(crate) fn resident() -> Option<u64> {
@@ -24,6 +24,8 @@ pub(crate) fn growth<T>(build: impl FnOnce() -> T) -> u64 {
 pub(crate) fn measure_alone(table: &str, system: &str, case: &str) -> io::Result<f64> {
     let output = Command::new(std::env::current_exe()?)
         .args([table, "--alone", "--system", system, "--case", case])
+        // For what it complains about.
+        .stderr(Stdio::inherit())
         .output()?;
     let text = String::from_utf8_lossy(&output.stdout);
     match text.trim().parse() {

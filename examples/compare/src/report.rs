@@ -25,11 +25,12 @@ pub(crate) struct Report<W> {
     /// Our figures, by case and metric.
     figures: BTreeMap<(&'static str, &'static str), f64>,
     last_case: Option<&'static str>,
+    failures: usize,
 }
 
 impl<W: Write> Report<W> {
     pub(crate) fn new(out: W, format: Format, table: &'static str, ours: &'static str, runs: u32) -> Self {
-        Self { out, format, table, ours, runs, figures: BTreeMap::new(), last_case: None }
+        Self { out, format, table, ours, runs, figures: BTreeMap::new(), last_case: None, failures: 0 }
     }
 
     /// A figure.
@@ -71,19 +72,40 @@ impl<W: Write> Report<W> {
 
     /// No figure, and why.
     pub(crate) fn skip(&mut self, system: &'static str, case: &'static str, reason: &str) -> io::Result<()> {
+        self.without_figure("skip", "skipped", (system, case), reason)
+    }
+
+    /// No figure, because something went wrong.
+    pub(crate) fn fail(&mut self, system: &'static str, case: &'static str, reason: &str) -> io::Result<()> {
+        self.failures += 1;
+        self.without_figure("failure", "failed", (system, case), reason)
+    }
+
+    fn without_figure(
+        &mut self,
+        event: &str,
+        word: &str,
+        (system, case): (&'static str, &'static str),
+        reason: &str,
+    ) -> io::Result<()> {
         match self.format {
             Format::Json => {
                 let row = json!({
-                    "event": "skip", "table": self.table, "system": system, "case": case, "reason": reason,
+                    "event": event, "table": self.table, "system": system, "case": case, "reason": reason,
                 });
                 writeln!(self.out, "{row}")?;
             }
             Format::Human => {
                 self.heading(case)?;
-                writeln!(self.out, "  {system:16} skipped: {reason}")?;
+                writeln!(self.out, "  {system:16} {word}: {reason}")?;
             }
         }
         self.out.flush()
+    }
+
+    /// How often something went wrong.
+    pub(crate) const fn failures(&self) -> usize {
+        self.failures
     }
 
     /// To be called after the last row.
@@ -117,6 +139,9 @@ mod tests {
         report.row("lbcore", "small", "allocate", 123.456_789, "ns").unwrap();
         report.row("peer", "small", "allocate", 1_234.5, "ns").unwrap();
         report.skip("peer", "large", "it would take minutes").unwrap();
+        assert_eq!(report.failures(), 0);
+        report.fail("other", "large", "it does not start").unwrap();
+        assert_eq!(report.failures(), 1);
         report.finish().unwrap();
         String::from_utf8(report.out).unwrap()
     }
@@ -134,7 +159,9 @@ mod tests {
         );
         assert_eq!(rows[2]["event"], "skip");
         assert_eq!(rows[2]["reason"], "it would take minutes");
-        assert_eq!(rows.len(), 3);
+        assert_eq!(rows[3]["event"], "failure");
+        assert_eq!(rows[3]["reason"], "it does not start");
+        assert_eq!(rows.len(), 4);
     }
 
     #[test]
@@ -143,7 +170,7 @@ mod tests {
             written(Format::Human),
             "alloc small\n  lbcore           allocate                      123 ns\n  peer             \
              allocate                     1234 ns        10.0x\nalloc large\n  peer             skipped: it \
-             would take minutes\n\nMedians of 3 runs; x: how many times ours.\n"
+             would take minutes\n  other            failed: it does not start\n\nMedians of 3 runs; x: how many times ours.\n"
         );
     }
 }

@@ -10,17 +10,21 @@ pub(crate) struct Table {
     pub(crate) name: &'static str,
     /// One line for the help.
     pub(crate) about: &'static str,
+    /// More lines for the help: what the names of the cases do not tell.
+    pub(crate) details: &'static str,
     /// Everyone who takes part.
     pub(crate) systems: &'static [&'static str],
     /// Everything that is measured.
     pub(crate) cases: &'static [&'static str],
+    /// How often each figure is taken if nothing else is asked for.
+    pub(crate) runs: u32,
     /// Whether it makes networks, so that all of it runs in namespaces of its own.
     pub(crate) needs_network: bool,
     /// Measures one case, and reports the figures of each system or why there are none.
     pub(crate) measure: fn(&mut Bench<'_>) -> io::Result<()>,
     /// Takes the figure that needs a process of its own, if there is one: the memory, in bytes, that a case of a
     /// system holds.
-    pub(crate) alone: Option<fn(system: &str, case: &str) -> u64>,
+    pub(crate) alone: Option<fn(system: &str, case: &str) -> io::Result<u64>>,
 }
 
 /// One case, being measured.
@@ -50,6 +54,11 @@ impl Bench<'_> {
     /// Reports that there is no figure of `system`, and why.
     pub(crate) fn skip(&mut self, system: &'static str, reason: &str) -> io::Result<()> {
         self.report.skip(system, self.case, reason)
+    }
+
+    /// Reports that something went wrong with `system`, which makes the program fail when all else is measured.
+    pub(crate) fn fail(&mut self, system: &'static str, reason: &str) -> io::Result<()> {
+        self.report.fail(system, self.case, reason)
     }
 }
 

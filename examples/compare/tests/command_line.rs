@@ -15,7 +15,10 @@ fn complaint(arguments: &[&str]) -> String {
 
 #[test]
 fn what_there_is_not_is_answered_with_what_there_is() {
-    assert!(complaint(&["nothing"]).contains("there is no table \"nothing\"; there are: alloc, arp, match"));
+    assert!(
+        complaint(&["nothing"])
+            .contains("there is no table \"nothing\"; there are: alloc, arp, failover, match")
+    );
     let both = complaint(&["alloc", "--system", "lbcore,cilium", "--case", "v4"]);
     assert!(both.contains("there is no system \"cilium\"; there are: lbcore, metallb-scan"), "{both}");
     assert!(both.contains("there is no case \"v4\"; there are: v4-16-fill-0,"), "{both}");

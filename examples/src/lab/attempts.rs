@@ -83,8 +83,9 @@ pub const NOT_STARTED: &str = "this machine is too busy, or its limit of open fi
 pub enum Record {
     /// A request ended.
     Attempt(Attempt),
-    /// A kept-alive connection was broken while no request was under way, without having been told to close.
-    IdleCut(Instant),
+    /// A connection was broken that no attempt tells of: a kept-alive one while no request was under way and without
+    /// having been told to close, or one in the middle of a long answer.
+    Cut(Instant),
     /// So many attempts could not be started: the client itself was too late or had no socket left.
     NotStarted(u64),
 }
@@ -117,7 +118,7 @@ impl fmt::Display for Record {
             Self::Attempt(Attempt { start, end, connection, outcome }) => {
                 write!(f, "{connection} {} {} {outcome}", start.as_nanos(), end.as_nanos())
             }
-            Self::IdleCut(at) => write!(f, "idle-cut {}", at.as_nanos()),
+            Self::Cut(at) => write!(f, "cut {}", at.as_nanos()),
             Self::NotStarted(count) => write!(f, "not-started {count}"),
         }
     }
@@ -133,7 +134,7 @@ impl FromStr for Record {
         let (connection, rest) = match words.as_slice() {
             ["fresh", rest @ ..] => (Connection::Fresh, rest),
             ["kept", rest @ ..] => (Connection::KeptAlive, rest),
-            ["idle-cut", at] => return Ok(Self::IdleCut(instant(at)?)),
+            ["cut", at] => return Ok(Self::Cut(instant(at)?)),
             ["not-started", count] => return count.parse().map(Self::NotStarted).map_err(|_| bad()),
             _ => return Err(bad()),
         };
@@ -222,8 +223,7 @@ pub struct Tally {
     pub failed: u64,
     /// Those of them that no gap covers.
     pub failed_outside_gaps: u64,
-    /// Connections that were accepted, then broken: with a request under way (those are among `failed`), or idle
-    /// without having been told to close.
+    /// Connections that were accepted, then broken. Those with a request under way are among `failed`.
     pub cut: u64,
     /// Answers by version of the application.
     pub split: BTreeMap<String, u64>,
@@ -231,9 +231,26 @@ pub struct Tally {
     pub failed_in_gap: Vec<u64>,
 }
 
-/// Counts a log. A failure is counted for the first gap that covers it.
-pub fn tally(log: &[Attempt], idle_cuts: u64, gaps: &[Gap]) -> Tally {
-    let mut tally = Tally { cut: idle_cuts, failed_in_gap: vec![0; gaps.len()], ..Tally::default() };
+impl Tally {
+    /// Adds the counts of another client, whose gaps are of the same faults.
+    pub fn add(&mut self, other: &Self) {
+        self.requests += other.requests;
+        self.failed += other.failed;
+        self.failed_outside_gaps += other.failed_outside_gaps;
+        self.cut += other.cut;
+        for (version, count) in &other.split {
+            *self.split.entry(version.clone()).or_default() += count;
+        }
+        self.failed_in_gap.resize(self.failed_in_gap.len().max(other.failed_in_gap.len()), 0);
+        for (sum, count) in self.failed_in_gap.iter_mut().zip(&other.failed_in_gap) {
+            *sum += count;
+        }
+    }
+}
+
+/// Counts the log of one client. A failure is counted for the first gap that covers it.
+pub fn tally(log: &[Attempt], gaps: &[Gap]) -> Tally {
+    let mut tally = Tally { failed_in_gap: vec![0; gaps.len()], ..Tally::default() };
     for attempt in log {
         tally.requests += 1;
         if let Outcome::Answered(version) = &attempt.outcome {
@@ -405,24 +422,24 @@ mod tests {
         log[1].outcome = Outcome::Answered("appv2".to_owned());
         let first = gap(&log, at(3), at(20));
         let second = gap(&log, at(28), at(400));
-        let tally = tally(&log, 3, &[first, second]);
-        assert_eq!(
-            tally,
-            Tally {
-                requests: 51,
-                failed: 6,
-                failed_outside_gaps: 2,
-                cut: 1 + 3,
-                split: BTreeMap::from([("appv1".to_owned(), 44), ("appv2".to_owned(), 1)]),
-                failed_in_gap: vec![2, 2],
-            }
-        );
+        let mut sum = tally(&log, &[first, second]);
+        let expected = |clients: u64| Tally {
+            requests: 51 * clients,
+            failed: 6 * clients,
+            failed_outside_gaps: 2 * clients,
+            cut: clients,
+            split: BTreeMap::from([("appv1".to_owned(), 44 * clients), ("appv2".to_owned(), clients)]),
+            failed_in_gap: vec![2 * clients, 2 * clients],
+        };
+        assert_eq!(sum, expected(1));
+        sum.add(&expected(1));
+        assert_eq!(sum, expected(2));
     }
 
     #[test]
     fn an_answer_of_somebody_else_is_a_failure() {
         let log = [attempt(0, 1, Outcome::Status(503)), attempt(1, 2, Outcome::Unreachable)];
-        let tally = tally(&log, 0, &[]);
+        let tally = tally(&log, &[]);
         assert_eq!((tally.failed, tally.failed_outside_gaps, tally.cut), (2, 2, 0));
     }
 
@@ -457,21 +474,15 @@ mod tests {
             (kept(Outcome::Unreachable), "kept 1000000 2000000 unreachable"),
             (kept(Outcome::Cut), "kept 1000000 2000000 cut"),
             (kept(Outcome::Status(404)), "kept 1000000 2000000 status 404"),
-            (Record::IdleCut(at(7)), "idle-cut 7000000"),
+            (Record::Cut(at(7)), "cut 7000000"),
             (Record::NotStarted(4), "not-started 4"),
         ] {
             assert_eq!(record.to_string(), line);
             assert_eq!(line.parse::<Record>().unwrap(), record);
         }
-        for bad in [
-            "",
-            "fresh",
-            "fresh 1 2",
-            "fresh 1 x refused",
-            "kept 1 2 status 99999",
-            "idle-cut",
-            "hello world",
-        ] {
+        for bad in
+            ["", "fresh", "fresh 1 2", "fresh 1 x refused", "kept 1 2 status 99999", "cut", "hello world"]
+        {
             bad.parse::<Record>().unwrap_err();
         }
     }

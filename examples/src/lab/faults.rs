@@ -19,11 +19,16 @@ pub enum FaultKind {
     Drain,
     /// The node's process stands still, and goes on later: its kernel still takes connections
     Pause,
+    /// The network falls into two parts, each with nodes, a client and a way to the applications, and grows together again
+    Partition,
     /// Each node in turn is stopped in an orderly way and started again, as for an upgrade
     Rolling,
 }
 
 impl FaultKind {
+    /// What operators do on purpose.
+    pub(super) const PLANNED: [Self; 2] = [Self::Drain, Self::Rolling];
+
     /// As options, events and the summary name it.
     pub fn name(self) -> &'static str {
         match self {
@@ -32,6 +37,7 @@ impl FaultKind {
             Self::Cable => "cable",
             Self::Drain => "drain",
             Self::Pause => "pause",
+            Self::Partition => "partition",
             Self::Rolling => "rolling",
         }
     }
@@ -44,6 +50,7 @@ impl FaultKind {
             Self::Cable => format!("the cable of {node} is cut"),
             Self::Drain => format!("{node} is drained"),
             Self::Pause => format!("the process of {node} stands still"),
+            Self::Partition => format!("the network falls apart: {node}"),
             Self::Rolling => format!("{node} are restarted one after the other"),
         }
     }
@@ -56,6 +63,7 @@ impl FaultKind {
             Self::Cable => format!("the cable of {node} is mended"),
             Self::Drain => format!("{node} is given back to the cluster"),
             Self::Pause => format!("the process of {node} goes on"),
+            Self::Partition => format!("the network is whole again: {node}"),
             Self::Rolling => format!("{node} have all been restarted"),
         }
     }
@@ -64,11 +72,11 @@ impl FaultKind {
     pub(super) fn make(self, cluster: &mut Cluster, node: &str) -> Result<(), LabError> {
         match self {
             Self::Process => cluster.kill(node),
-            // In this order: a kernel whose cable is cut cannot say goodbye for its processes.
-            Self::Node => cluster.cut(node).and_then(|()| cluster.kill(node)),
+            Self::Node => cluster.lose_power(node),
             Self::Cable => cluster.cut(node),
-            Self::Drain => cluster.signal(node, Signal::SIGUSR1),
+            Self::Drain => cluster.tell(node, Signal::SIGUSR1),
             Self::Pause => cluster.signal(node, Signal::SIGSTOP),
+            Self::Partition => cluster.set_partition(true),
             Self::Rolling => cluster.terminate(node),
         }
     }
@@ -79,8 +87,9 @@ impl FaultKind {
             Self::Process | Self::Rolling => Ok(true),
             Self::Node => cluster.restore(node).map(|()| true),
             Self::Cable => cluster.restore(node).map(|()| false),
-            Self::Drain => cluster.signal(node, Signal::SIGUSR2).map(|()| false),
+            Self::Drain => cluster.tell(node, Signal::SIGUSR2).map(|()| false),
             Self::Pause => cluster.signal(node, Signal::SIGCONT).map(|()| false),
+            Self::Partition => cluster.set_partition(false).map(|()| false),
         }
     }
 }

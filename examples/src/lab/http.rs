@@ -4,16 +4,26 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 
-use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
+use futures_util::{StreamExt, stream};
+use http_body_util::{Either, Full, StreamBody};
+use hyper::body::{Body, Bytes, Frame, Incoming};
+use hyper::header::CONTENT_LENGTH;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
+use lbcore::time::Duration;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-/// Serves the application: answers each request with its version's name.
+/// The path of the long answer.
+pub(super) const LONG_ANSWER: &str = "/long";
+/// It comes in so many pieces of one byte,
+const PIECES: u8 = 20;
+/// one at the end of each of these spans.
+pub(super) const PIECE_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Serves the application: answers each request with its version's name, and one for [`LONG_ANSWER`] for a second.
 ///
 /// Prints `ready` when it listens. Ends only on an error.
 pub(super) async fn serve(listen: Vec<SocketAddr>, version: String) -> io::Result<()> {
@@ -37,15 +47,31 @@ async fn accept(listener: TcpListener, version: Bytes) -> io::Result<()> {
                 let (stream, _) = accepted?;
                 stream.set_nodelay(true)?;
                 let version = version.clone();
-                let answer = service_fn(move |_: Request<Incoming>| {
+                let answer = service_fn(move |request: Request<Incoming>| {
                     let version = version.clone();
-                    async move { Ok::<_, Infallible>(Response::new(Full::new(version))) }
+                    async move {
+                        Ok::<_, Infallible>(match request.uri().path() {
+                            LONG_ANSWER => long_answer(),
+                            _ => Response::new(Either::Left(Full::new(version))),
+                        })
+                    }
                 });
                 connections.spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), answer));
             }
             Some(_ended) = connections.join_next() => {}
         }
     }
+}
+
+/// An answer in pieces. Its length is told first, so that a cut is seen.
+fn long_answer<B: Body>() -> Response<Either<B, impl Body<Data = Bytes, Error = Infallible>>> {
+    let pieces = stream::iter(0..PIECES).then(|_| async {
+        tokio::time::sleep(PIECE_INTERVAL).await;
+        Ok(Frame::data(Bytes::from_static(b".")))
+    });
+    let mut response = Response::new(Either::Right(StreamBody::new(Box::pin(pieces))));
+    response.headers_mut().insert(CONTENT_LENGTH, u16::from(PIECES).into());
+    response
 }
 
 /// What the bytes received so far amount to.

@@ -1,12 +1,14 @@
-//! The lab: three nodes, a client and two versions of a web application on one segment, in namespaces, without root.
+//! The lab: a few nodes, a client and two versions of a web application on one segment, in namespaces, without root.
 //!
 //! It allocates the addresses that the manifests ask for, lets the nodes elect an owner, answer ARP and route HTTP,
 //! then breaks things while the client keeps asking, and measures what the client noticed. The nodes run the very
 //! code of the `node` example; everything is judged from outside: by the client ([`attempts`]) and by the frames on
 //! the segment ([`owners`]).
 
+mod acts;
 pub mod attempts;
 mod cluster;
+mod documents;
 mod faults;
 mod http;
 mod observe;
@@ -15,22 +17,25 @@ mod probe;
 pub mod report;
 mod run;
 mod scenario;
+mod store;
 mod story;
+mod witness;
 
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, ExitStatus};
 
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use lbcore::time::{Duration, Instant};
 
 use crate::netns::{self, Entered};
 use crate::node::{self, args::NodeArgs};
 
+pub use documents::OwnDocuments;
 pub use faults::FaultKind;
 pub use probe::ProbeArgs;
-pub use run::{Options, run};
+pub use run::{NodeCommand, Options, lbcore_node, measure, run};
 pub use scenario::{App, Node, Scenario};
 
 /// Why the lab could not do its work. (That a fault was not recovered from is a result, not an error.)
@@ -105,6 +110,19 @@ pub enum LabError {
     /// Nobody claimed the address on the wire.
     #[error("no node claims {0} on the wire")]
     NoOwner(std::net::IpAddr),
+    /// Some of many addresses are not claimed by anybody.
+    #[error("{missing} of {count} addresses were not claimed on the wire within {within:?}")]
+    Unclaimed {
+        /// So many.
+        missing: usize,
+        /// Of so many.
+        count: usize,
+        /// The time given.
+        within: Duration,
+    },
+    /// A program that an option asks for.
+    #[error("--elector lease-etcd needs the program etcd: `apt-get install etcd-server`, or see etcd.io")]
+    NoEtcd,
     /// A machine that the scenario does not have.
     #[error("there is no machine {0}")]
     NoSuchMachine(String),
@@ -116,14 +134,19 @@ pub enum LabError {
     Output(#[source] io::Error),
 }
 
-/// Three load-balancing nodes, a client and a web application, on one network segment in your machine
+/// A few load-balancing nodes, a client and a web application, on one network segment in your machine
 ///
 /// Builds the segment in network namespaces (no root needed), allocates the addresses that the manifests ask for,
 /// elects the node that answers for them, and routes the client's requests to two versions of the application. Then
 /// it breaks the owner in several ways, each repaired before the next, while the client asks once a millisecond, and
 /// tells what the client noticed.
 ///
-/// Exit code: 0 if nothing failed outside the gaps, every fault was recovered from and no address had two owners;
+/// In a partition each of the two parts has nodes, a client and a way to the applications, and is judged alone; with
+/// --elector lease-etcd the one without the etcd is to have no owner. Then it is judged how long the addresses that have
+/// two owners keep them once the network is whole again.
+///
+/// Exit code: 0 if nothing failed outside the gaps, every fault was recovered from, no address had two owners, and a
+/// drain or rolling restart cost neither a request nor a connection;
 /// 1 if not; 2 if the lab could not run at all.
 #[derive(Debug, Parser)]
 #[command(name = "lab", version)]
@@ -134,12 +157,11 @@ struct LabArgs {
     /// Folder of MetalLB, Kubernetes and Gateway API documents [default: examples/manifests/lab of the repository]
     ///
     /// The segment is IPv4 or IPv6 as the first node's InternalIP is.
-    #[arg(long, value_name = "DIR", conflicts_with = "family")]
+    #[arg(long, value_name = "DIR", conflicts_with = "OwnDocuments")]
     manifests: Option<PathBuf>,
 
-    /// Of which family the addresses of the lab's own documents are (those of --manifests decide that themselves)
-    #[arg(long, value_enum, default_value = "ipv4")]
-    family: Family,
+    #[command(flatten)]
+    own: OwnDocuments,
 
     /// The host name that the client asks for
     #[arg(long, value_name = "NAME", default_value = "www.example.com", value_parser = host_name)]
@@ -148,24 +170,6 @@ struct LabArgs {
     /// The port that the client connects to [default: 80 of a Gateway, the first one of a Service]
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     port: Option<u16>,
-}
-
-/// The families that the repository has documents of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Family {
-    /// 192.0.2.0/24, from examples/manifests/lab
-    Ipv4,
-    /// 2001:db8::/64, from examples/manifests/lab-ipv6
-    Ipv6,
-}
-
-impl Family {
-    fn manifests(self) -> &'static str {
-        match self {
-            Self::Ipv4 => concat!(env!("CARGO_MANIFEST_DIR"), "/manifests/lab"),
-            Self::Ipv6 => concat!(env!("CARGO_MANIFEST_DIR"), "/manifests/lab-ipv6"),
-        }
-    }
 }
 
 fn host_name(text: &str) -> Result<String, String> {
@@ -240,15 +244,21 @@ fn with_causes(error: &dyn std::error::Error) -> String {
 
 fn lab(begin: Instant, args: &LabArgs) -> Result<bool, LabError> {
     let manifests = match &args.manifests {
-        Some(folder) => folder.clone(),
-        None => PathBuf::from(args.family.manifests()),
+        Some(folder) => vec![folder.clone()],
+        None => args.own.files()?,
     };
     let scenario = Scenario::read(&manifests, &args.host, args.port)?;
-    run(begin, &scenario, &args.options, &|node| {
-        let mut command = again(RUN_NODE);
-        command.args(node);
-        command
-    })
+    run(begin, &scenario, &args.options, &lbcore_node)
+}
+
+/// The program of a machine that serves the application at `listen`, and answers with `version`.
+pub fn application(version: &str, listen: impl IntoIterator<Item = SocketAddr>) -> Command {
+    let mut command = again(RUN_APP);
+    command.args(["--version", version]);
+    for address in listen {
+        command.args(["--listen", &address.to_string()]);
+    }
+    command
 }
 
 /// This program once more, in another role.

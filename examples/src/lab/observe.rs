@@ -1,6 +1,6 @@
 //! What was observed so far, collected by one thread a source, waited on by predicate.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{self, BufRead, BufReader, Read};
 use std::net::IpAddr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -19,12 +19,17 @@ const LAST_WORDS: usize = 20;
 /// Everything observed so far.
 #[derive(Debug, Default)]
 pub(super) struct Observations {
-    /// In the order in which they ended.
-    pub(super) attempts: Vec<Attempt>,
-    pub(super) idle_cuts: Vec<Instant>,
+    /// By client, in the order in which they ended.
+    pub(super) logs: Vec<Vec<Attempt>>,
+    /// When connections were cut that no attempt tells of.
+    pub(super) cuts: Vec<Instant>,
     pub(super) not_started: u64,
     /// In the order of time, of the watched addresses only.
     pub(super) claims: Vec<Claim>,
+    /// Who claimed an address last, as the first client heard it.
+    owners: BTreeMap<IpAddr, String>,
+    /// The nodes that the first client cannot hear.
+    unheard: Vec<String>,
     processes: BTreeMap<String, Process>,
     /// The first line of the probe or frame of the tap that could not be read.
     pub(super) broken: Option<String>,
@@ -57,17 +62,27 @@ impl Process {
 }
 
 impl Observations {
-    /// The attempts that ended at or after `since`, in the order of their start.
-    pub(super) fn attempts_since(&self, since: Instant) -> Vec<Attempt> {
-        let first =
-            self.attempts.iter().rposition(|attempt| attempt.end < since).map_or(0, |index| index + 1);
-        let mut log = self.attempts[first..].to_vec();
+    /// The attempts of a client that ended at or after `since`, in the order of their start.
+    pub(super) fn attempts_since(&self, client: usize, since: Instant) -> Vec<Attempt> {
+        let log = self.logs.get(client).map_or(&[][..], Vec::as_slice);
+        let first = log.iter().rposition(|attempt| attempt.end < since).map_or(0, |index| index + 1);
+        let mut log = log[first..].to_vec();
         attempts::sort(&mut log);
         log
     }
 
     pub(super) fn owner(&self, address: IpAddr) -> Option<&str> {
-        owners::owner(&self.claims, address)
+        self.owners.get(&address).map(String::as_str)
+    }
+
+    /// The addresses that `node` claimed last.
+    pub(super) fn owned_by(&self, node: &str) -> BTreeSet<IpAddr> {
+        self.owners.iter().filter(|(_, owner)| *owner == node).map(|(address, _)| *address).collect()
+    }
+
+    /// The claims at or after `since`.
+    pub(super) fn claims_since(&self, since: Instant) -> &[Claim] {
+        self.claims.get(self.claims.partition_point(|claim| claim.at < since)..).unwrap_or_default()
     }
 
     /// Whether the present process of that name has said that it is ready.
@@ -132,15 +147,16 @@ impl Observer {
         }
     }
 
-    /// Reads the records of the probe.
-    pub(super) fn watch_probe(&self, output: impl Read + Send + 'static) {
+    /// Reads the records of the probe of a client.
+    pub(super) fn watch_probe(&self, client: usize, output: impl Read + Send + 'static) {
         let observer = self.clone();
+        self.update(|state| state.logs.resize_with(state.logs.len().max(client + 1), Vec::new));
         thread::spawn(move || {
             for line in BufReader::new(output).lines().map_while(Result::ok) {
                 let record = line.parse();
                 observer.update(|state| match record {
-                    Ok(Record::Attempt(attempt)) => state.attempts.push(attempt),
-                    Ok(Record::IdleCut(at)) => state.idle_cuts.push(at),
+                    Ok(Record::Attempt(attempt)) => state.logs[client].push(attempt),
+                    Ok(Record::Cut(at)) => state.cuts.push(at),
                     Ok(Record::NotStarted(count)) => state.not_started += count,
                     Err(error) => drop(state.broken.get_or_insert(error)),
                 });
@@ -176,8 +192,13 @@ impl Observer {
         }
     }
 
+    /// From now on the first client cannot hear these nodes: what they own is no matter of its.
+    pub(super) fn set_unheard(&self, nodes: &[String]) {
+        self.update(|state| state.unheard = nodes.to_vec());
+    }
+
     /// Reads the claims of `addresses` and tells of each change of hands.
-    pub(super) fn watch_claims(&self, mut tap: Tap, addresses: Vec<IpAddr>, story: &Story) {
+    pub(super) fn watch_claims(&self, mut tap: Tap, addresses: BTreeSet<IpAddr>, story: &Story) {
         let (observer, story) = (self.clone(), story.clone());
         thread::spawn(move || {
             loop {
@@ -191,10 +212,18 @@ impl Observer {
                     continue;
                 }
                 let claim = Claim { at: frame.at, address, node: frame.host, announcement };
-                if observer.lock().owner(address) != Some(&claim.node) {
+                let mut changed = false;
+                observer.update(|state| {
+                    let is_heard = !state.unheard.contains(&claim.node);
+                    changed = is_heard && state.owner(address) != Some(&claim.node);
+                    if changed {
+                        state.owners.insert(address, claim.node.clone());
+                    }
+                    state.claims.push(claim.clone());
+                });
+                if changed {
                     story.owner(&claim);
                 }
-                observer.update(|state| state.claims.push(claim));
             }
         });
     }

@@ -62,7 +62,7 @@ pub struct Tenure {
 }
 
 /// Who owned each address when, by address and time. `claims` are in the order of time.
-pub fn tenures(claims: &[Claim]) -> Vec<Tenure> {
+pub fn tenures<'a>(claims: impl IntoIterator<Item = &'a Claim>) -> Vec<Tenure> {
     let mut by_address: BTreeMap<IpAddr, Vec<Tenure>> = BTreeMap::new();
     for claim in claims {
         let tenures = by_address.entry(claim.address).or_default();
@@ -86,14 +86,15 @@ pub fn owner(claims: &[Claim], address: IpAddr) -> Option<&str> {
 /// one makes without having become owner again.
 ///
 /// A former owner has become owner again when it announces the address and the other one says nothing about it
-/// any more in that stretch; when the two take turns, they are two owners. `before` is the owner at its beginning.
+/// any more in that stretch; an announcement may wait its turn where there are many, and an answer come before it. When
+/// the two take turns, they are two owners. `before` is the owner at its beginning.
 pub fn two_owners(claims: &[Claim], address: IpAddr, before: Option<&str>) -> Duration {
     let claims: Vec<&Claim> = claims.iter().filter(|claim| claim.address == address).collect();
     // The last run of claims by one node is a takeover if an announcement is among them.
     let last_run = claims.iter().rposition(|claim| claims.last().is_some_and(|last| last.node != claim.node));
     let last_run = last_run.map_or(0, |index| index + 1);
-    let announced = claims[last_run..].iter().position(|claim| claim.announcement);
-    let takeover = announced.map_or(claims.len(), |index| last_run + index);
+    let announced = claims[last_run..].iter().any(|claim| claim.announcement);
+    let takeover = if announced { last_run } else { claims.len() };
 
     // By former owner: the first claim of the one that came after it.
     let mut succeeded_at: BTreeMap<&str, Instant> = BTreeMap::new();
@@ -155,7 +156,8 @@ mod tests {
             ("three nodes, the second former owner speaks late", Some("n1"), "2!@5 3!@20 2@26", 6),
             ("three nodes, the first one speaks", Some("n1"), "2!@5 3!@20 1@26 3@27", 21),
             ("the owner before is unknown", None, "1@0 2!@5 1@9 2@10", 4),
-            ("an answer before the announcement of the takeover back", Some("n1"), "2!@5 1@8 1!@9", 3),
+            ("an answer before the announcement of the takeover back", Some("n1"), "2!@5 1@8 1!@9", 0),
+            ("an answer before it, while the other one still speaks", Some("n1"), "2!@5 1@8 2@9 1!@10", 3),
         ] {
             let found = two_owners(&claims(script), ADDRESS, before);
             assert_eq!(found, Duration::from_millis(millis), "{name}");

@@ -1,6 +1,6 @@
 //! The client: a process of its own in the client's namespace, which asks and writes down what became of it.
 //!
-//! One attempt each millisecond on a fresh TCP connection that is reset after its answer, so that ports do not run
+//! One attempt each millisecond, or as it is told, on a fresh TCP connection that is reset after its answer, so that ports do not run
 //! out; and a few clients that keep their connection. No attempt is repeated. Records go to standard output, one a
 //! line.
 
@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use lbcore::time::{Duration, Instant};
+use lbcore::time::{Duration, Instant, parse_duration};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -19,10 +19,8 @@ use tokio::task::LocalSet;
 use tokio::time::timeout;
 
 use super::attempts::{Attempt, Connection, Outcome, Record};
-use super::http::{Answer, parse};
+use super::http::{Answer, LONG_ANSWER, PIECE_INTERVAL, parse};
 
-/// From one attempt to the next.
-pub(super) const INTERVAL: Duration = Duration::from_millis(1);
 /// An attempt without an answer after this time has failed.
 pub(super) const DEADLINE: Duration = Duration::from_millis(200);
 /// From one request of a kept-alive client to its next.
@@ -39,9 +37,27 @@ pub struct ProbeArgs {
     /// The host name to ask for.
     #[arg(long)]
     pub host: String,
+    /// From one attempt to the next.
+    #[arg(long, default_value = "1ms", value_parser = parse_pace)]
+    pub every: Duration,
     /// So many clients that keep their connection.
     #[arg(long, default_value_t = 4)]
     pub kept_alive: usize,
+    /// So many clients that are always in the middle of a long answer.
+    #[arg(long, default_value_t = 0)]
+    pub downloads: usize,
+}
+
+/// From one attempt to the next at least: no more are begun in time.
+const LEAST_PACE: Duration = Duration::from_micros(100);
+
+/// Reads [`ProbeArgs::every`].
+pub(super) fn parse_pace(text: &str) -> Result<Duration, String> {
+    let every = parse_duration(text).map_err(|error| error.to_string())?;
+    match every >= LEAST_PACE {
+        true => Ok(every),
+        false => Err("it must be 100us at least".to_owned()),
+    }
 }
 
 /// Runs until it is killed or nobody reads its output any more.
@@ -49,12 +65,17 @@ pub(super) fn run(args: &ProbeArgs) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let probe = Rc::new(Probe {
         target: args.target,
-        request: format!("GET / HTTP/1.1\r\nHost: {}\r\n\r\n", args.host).into_bytes(),
+        every: args.every,
+        request: request("/", &args.host),
+        long_request: request(LONG_ANSWER, &args.host),
         output: RefCell::new(String::new()),
     });
     let tasks = LocalSet::new();
     for index in 0..args.kept_alive {
         tasks.spawn_local(probe.clone().keep_asking(index));
+    }
+    for _ in 0..args.downloads {
+        tasks.spawn_local(probe.clone().keep_downloading());
     }
     match tasks.block_on(&runtime, probe.pace()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -62,9 +83,15 @@ pub(super) fn run(args: &ProbeArgs) -> io::Result<()> {
     }
 }
 
+fn request(path: &str, host: &str) -> Vec<u8> {
+    format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n").into_bytes()
+}
+
 struct Probe {
     target: SocketAddr,
+    every: Duration,
     request: Vec<u8>,
+    long_request: Vec<u8>,
     output: RefCell<String>,
 }
 
@@ -75,11 +102,11 @@ struct Reply {
 }
 
 impl Probe {
-    /// Starts an attempt each [`INTERVAL`], by an absolute schedule, and writes out the records.
+    /// Starts an attempt each [`every`](ProbeArgs::every), by an absolute schedule, and writes out the records.
     async fn pace(self: Rc<Self>) -> io::Result<()> {
         let timer =
             TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC)?;
-        timer.set(Expiration::Interval(TimeSpec::from(INTERVAL)), TimerSetTimeFlags::empty())?;
+        timer.set(Expiration::Interval(TimeSpec::from(self.every)), TimerSetTimeFlags::empty())?;
         // A timer reads like a pipe that has the eight bytes of a count; tokio's own timers have whole milliseconds.
         let mut timer = pipe::Receiver::from_owned_fd_unchecked(timer.into())?;
         let begin = Instant::now();
@@ -87,7 +114,7 @@ impl Probe {
         loop {
             timer.read_u64_le().await?;
             let elapsed = Instant::now().saturating_since(begin);
-            let due = u64::try_from(elapsed.as_nanos() / INTERVAL.as_nanos()).unwrap_or(u64::MAX);
+            let due = u64::try_from(elapsed.as_nanos() / self.every.as_nanos()).unwrap_or(u64::MAX);
             let late = (due - started).saturating_sub(MOST_AT_ONCE);
             if late > 0 {
                 self.record(&Record::NotStarted(late));
@@ -179,7 +206,7 @@ impl Probe {
             tokio::select! {
                 _ = ticks.tick() => {}
                 () = gone(kept.as_mut()) => {
-                    self.record(&Record::IdleCut(Instant::now()));
+                    self.record(&Record::Cut(Instant::now()));
                     kept = None;
                     continue;
                 }
@@ -205,6 +232,54 @@ impl Probe {
     }
 }
 
+/// A long answer whose next piece does not come for so long is cut.
+const STALLED: Duration = Duration::from_secs(2);
+
+impl Probe {
+    /// A client that asks for one long answer after the other, each on a connection of its own. That none can be had at
+    /// times is told by the other clients; this one tells when an answer was begun and is not finished.
+    async fn keep_downloading(self: Rc<Self>) {
+        loop {
+            if let Ok(Ok(mut stream)) = timeout(DEADLINE, self.connect()).await {
+                self.download(&mut stream).await;
+            }
+            // An application that answers at once is not asked in a busy loop.
+            tokio::time::sleep(PIECE_INTERVAL).await;
+        }
+    }
+
+    async fn download(&self, stream: &mut TcpStream) {
+        let start = Instant::now();
+        let cut = |at| self.record(&Record::Cut(at));
+        if stream.write_all(&self.long_request).await.is_err() {
+            return cut(start);
+        }
+        let mut received = Vec::with_capacity(512);
+        loop {
+            let asked = Instant::now();
+            match timeout(STALLED, stream.read_buf(&mut received)).await {
+                Ok(Ok(1..)) => {}
+                // Broken now, or since a piece did not come, which may have been late by then.
+                Ok(_) => return cut(Instant::now()),
+                Err(_) => return cut(asked + PIECE_INTERVAL * 2),
+            }
+            let outcome = match parse(&received) {
+                Answer::Partial => continue,
+                Answer::Complete { status: 200, .. } => return,
+                Answer::Complete { status, .. } => Outcome::Status(status),
+                Answer::Malformed => Outcome::Status(0),
+            };
+            let end = Instant::now();
+            return self.record(&Record::Attempt(Attempt {
+                start,
+                end,
+                connection: Connection::Fresh,
+                outcome,
+            }));
+        }
+    }
+}
+
 /// Returns when an idle connection is closed, reset or spoken on; never without one.
 async fn gone(stream: Option<&mut TcpStream>) {
     match stream {
@@ -218,12 +293,11 @@ async fn gone(stream: Option<&mut TcpStream>) {
 /// What a refused connection means; `None` if this machine had none to give.
 fn refusal(error: &io::Error) -> Option<Outcome> {
     use io::ErrorKind;
-    match error.kind() {
-        ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset => Some(Outcome::Refused),
-        ErrorKind::TimedOut => Some(Outcome::Silent),
-        ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable | ErrorKind::NetworkDown => {
-            Some(Outcome::Unreachable)
-        }
-        _ => None,
+    match (error.kind(), error.raw_os_error()) {
+        (ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset, _) => Some(Outcome::Refused),
+        (ErrorKind::TimedOut, _) => Some(Outcome::Silent),
+        (ErrorKind::AddrNotAvailable, _) => None,
+        (_, Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EAGAIN)) => None,
+        _ => Some(Outcome::Unreachable),
     }
 }

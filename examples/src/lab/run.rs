@@ -1,28 +1,39 @@
-//! One run: build, wait for the first answer, break and repair, sum up.
+//! One run: build, start, wait for the first answer, break and repair ([`super::acts`]), sum up.
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command};
 
 use lbcore::time::{Duration, Instant, parse_duration};
 use serde_json::json;
 
-use super::attempts::{self, Attempt, Gap};
+use super::attempts::{self, Attempt};
 use super::cluster::Cluster;
 use super::faults::FaultKind;
 use super::observe::{Observations, Observer};
-use super::report::{self, FaultRecord, GAP_LIMIT, Run};
-use super::scenario::Scenario;
-use super::story::{Story, Style};
-use super::{LabError, RUN_APP, RUN_PROBE, again, probe};
+use super::report::{self, NodeFigures, Run, Summary};
+use super::scenario::{Extra, Scenario};
+use super::story::{Story, Style, tenths};
+use super::witness::Witness;
+use super::{LabError, RUN_NODE, RUN_PROBE, again, application, probe, store};
 use crate::limits;
-use crate::netns::{SCRATCH, TapFilter};
+use crate::netns::{self, SCRATCH, TapFilter};
+use crate::node::args::ElectorMode;
 
-/// The name of the machine that asks.
-const CLIENT: &str = "client";
+/// The names of the machines that ask, by number.
+const CLIENTS: [(&str, Extra); 2] = [("client", Extra::Client), ("far-client", Extra::FarClient)];
+
+/// The number of the client that there is always.
+pub(super) const CLIENT: usize = 0;
+
+/// The name of the machine that asks who has which address.
+const WITNESS: &str = "witness";
+
+/// The name of the machine with the nodes' etcd.
+const STORE: &str = "etcd";
 
 /// Where the nodes hear each other.
 const GOSSIP_PORT: u16 = 7946;
@@ -30,14 +41,17 @@ const GOSSIP_PORT: u16 = 7946;
 /// How long the start may take.
 const START_LIMIT: Duration = Duration::from_secs(30);
 
+/// What each address may take beside that: three probes and an announcement, 500 of them a second.
+const START_OF_ONE: Duration = Duration::from_millis(10);
+
+/// So many addresses are told of one by one.
+const TOLD: usize = 32;
+
 /// How long a repaired node may take until it is ready.
 const READY_LIMIT: Duration = Duration::from_secs(15);
 
-/// How long a node that was told to end may take: it lets its connections end first.
-const END_LIMIT: Duration = Duration::from_secs(20);
-
 /// The outcome of every attempt is known so long after its start.
-const KNOWN_AFTER: Duration = probe::DEADLINE.saturating_add(Duration::from_millis(50));
+pub(super) const KNOWN_AFTER: Duration = probe::DEADLINE.saturating_add(Duration::from_millis(50));
 
 /// What to do in a run.
 #[derive(Clone, Debug, clap::Args)]
@@ -68,9 +82,21 @@ pub struct Options {
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = parse_duration)]
     pub settle: Duration,
 
-    /// Clients that keep their HTTP connection, beside the one that opens a connection a millisecond
+    /// From one request on a connection of its own to the next
+    #[arg(long, value_name = "DURATION", default_value = "1ms", value_parser = probe::parse_pace)]
+    pub ask_every: Duration,
+
+    /// Clients that keep their HTTP connection, beside the one that opens a connection for each request
     #[arg(long, value_name = "COUNT", default_value_t = 4)]
     pub kept_alive: usize,
+
+    /// Clients that are always in the middle of an answer that takes a second
+    #[arg(long, value_name = "COUNT", default_value_t = 2)]
+    pub downloads: usize,
+
+    /// How the nodes elect owners: `gossip` among themselves, `lease-etcd` by an etcd that the lab starts
+    #[arg(long, value_enum, default_value = "gossip")]
+    pub elector: ElectorMode,
 
     /// Go on with the next fault when one was not recovered from
     #[arg(long)]
@@ -85,39 +111,69 @@ pub struct Options {
     pub node_options: Vec<String>,
 }
 
+/// Makes the program of a node from the node's name and its command line.
+pub type NodeCommand<'a> = &'a dyn Fn(&str, &[String]) -> Command;
+
+/// The program of a node of lbcore.
+pub fn lbcore_node(_name: &str, arguments: &[String]) -> Command {
+    let mut command = again(RUN_NODE);
+    command.args(arguments);
+    command
+}
+
 /// Builds the segment of `scenario`, does what `options` say and tells of it. Returns whether all was well.
 ///
-/// `node_command` makes the program of a node from its command line. Must run inside
-/// [`enter_sandbox`](crate::netns::enter_sandbox) or [`test`](crate::netns::test()).
+/// Must run inside [`enter_sandbox`](crate::netns::enter_sandbox) or [`test`](crate::netns::test()).
 pub fn run(
     begin: Instant,
     scenario: &Scenario,
     options: &Options,
-    node_command: &dyn Fn(&[String]) -> Command,
+    node_command: NodeCommand<'_>,
 ) -> Result<bool, LabError> {
-    // Client, applications and nodes inherit the limit: they are many connections.
-    limits::raise_open_files();
     let style = if options.json { Style::Json } else { Style::Prose };
     let story = Story::new(begin, style, options.verbose);
+    let (run, summary) = observe(&story, begin, scenario, options, node_command)?;
+    match style {
+        Style::Json => story.plain(&report::json_line(&run, &summary).to_string()),
+        _ => story.plain(&format!("\n{}", report::table(&run, &summary))),
+    }
+    story.failure().map_or(Ok(summary.ok), |error| Err(LabError::Output(error)))
+}
+
+/// The same, and says nothing: for a program that wants the figures.
+pub fn measure(
+    scenario: &Scenario,
+    options: &Options,
+    node_command: NodeCommand<'_>,
+) -> Result<Summary, LabError> {
+    let begin = Instant::now();
+    let story = Story::new(begin, Style::Silent, options.verbose);
+    observe(&story, begin, scenario, options, node_command).map(|(_, summary)| summary)
+}
+
+fn observe(
+    story: &Story,
+    begin: Instant,
+    scenario: &Scenario,
+    options: &Options,
+    node_command: NodeCommand<'_>,
+) -> Result<(Run, Summary), LabError> {
+    // Client, applications and nodes inherit the limit: they are many connections.
+    limits::raise_open_files();
     let observer = Observer::default();
     let mut lab = Lab {
-        cluster: Cluster::new(&observer, &story)?,
+        cluster: Cluster::new(&observer, story)?,
         scenario,
         options,
         node_command,
         key: write_key()?,
         observer,
-        story,
+        story: story.clone(),
     };
     let run = lab.run(begin)?;
     let summary = report::summarize(&run);
     lab.tell_unexpected(&summary);
-    if lab.story.is_prose() {
-        lab.story.plain(&format!("\n{}", report::table(&run, &summary)));
-    } else {
-        lab.story.plain(&report::json_line(&run, &summary).to_string());
-    }
-    lab.story.failure().map_or(Ok(summary.ok), |error| Err(LabError::Output(error)))
+    Ok((run, summary))
 }
 
 /// The cluster's secret, new for each run.
@@ -126,7 +182,7 @@ fn write_key() -> Result<PathBuf, LabError> {
     let write = || {
         let mut key = [0; 32];
         File::open("/dev/urandom")?.read_exact(&mut key)?;
-        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&path)?;
+        let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
         io::Write::write_all(&mut file, key.map(|byte| format!("{byte:02x}")).concat().as_bytes())
     };
     match write() {
@@ -135,29 +191,29 @@ fn write_key() -> Result<PathBuf, LabError> {
     }
 }
 
-struct Lab<'a> {
-    scenario: &'a Scenario,
-    options: &'a Options,
-    node_command: &'a dyn Fn(&[String]) -> Command,
+pub(super) struct Lab<'a> {
+    pub(super) scenario: &'a Scenario,
+    pub(super) options: &'a Options,
+    node_command: NodeCommand<'a>,
     key: PathBuf,
-    cluster: Cluster,
-    observer: Observer,
-    story: Story,
+    pub(super) cluster: Cluster,
+    pub(super) observer: Observer,
+    pub(super) story: Story,
 }
 
 impl Lab<'_> {
     fn run(&mut self, begin: Instant) -> Result<Run, LabError> {
         self.build()?;
-        let mut probe = self.start()?;
+        self.tell_limits();
+        let witness = self.witness()?;
+        let probes = self.start()?;
         let first_answer = self.first_answer()?;
         self.await_nodes()?;
+        self.await_owners()?;
         self.watch(Instant::now() + self.options.steady)?;
         let mut faults = Vec::new();
         for kind in &self.options.faults {
-            let (record, recovered) = match kind {
-                FaultKind::Rolling => self.roll()?,
-                kind => self.fault(*kind)?,
-            };
+            let (record, recovered) = self.act(*kind)?;
             faults.push(record);
             if !recovered && !self.options.keep_going {
                 break;
@@ -168,8 +224,12 @@ impl Lab<'_> {
         }
         let end = Instant::now();
         self.watch(end + KNOWN_AFTER)?;
-        // Its output has been read as far as it goes; it is a child that nobody else signals.
-        let _ = probe.kill().and_then(|()| probe.wait());
+        for mut probe in probes {
+            // Its output has been read as far as it goes; it is a child that nobody else signals.
+            let _ = probe.kill().and_then(|()| probe.wait());
+        }
+        drop(witness);
+        let nodes = self.stand_by()?;
 
         let state = self.observer.lock();
         if state.not_started > 0 {
@@ -177,32 +237,78 @@ impl Lab<'_> {
             let said = format!("{count} requests could not be begun: {why}");
             self.tell("not_started", json!({"count": count}), &said);
         }
-        let mut log = state.attempts.clone();
-        attempts::sort(&mut log);
-        log.retain(|attempt| (first_answer..=end).contains(&attempt.start));
-        let idle_cuts = state.idle_cuts.iter().filter(|at| (first_answer..=end).contains(at)).count();
+        let mut logs = state.logs.clone();
+        for log in &mut logs {
+            attempts::sort(log);
+            log.retain(|attempt| (first_answer..=end).contains(&attempt.start));
+        }
+        let cuts = state.cuts.iter().copied().filter(|at| (first_answer..=end).contains(at));
         Ok(Run {
             begin,
             end,
-            log,
-            idle_cuts: u64::try_from(idle_cuts).unwrap_or(u64::MAX),
+            logs,
+            cuts: cuts.collect(),
             not_started: state.not_started,
             claims: state.claims.clone(),
-            addresses: self.scenario.addresses(),
+            addresses: self.scenario.addresses().into_iter().collect(),
+            listed: TOLD,
             faults,
+            nodes,
+            keeps_connections: self.keeps_connections(),
         })
+    }
+
+    /// Whether the nodes were not told otherwise, and have what it takes.
+    fn keeps_connections(&self) -> bool {
+        let told = self.options.node_options.iter().any(|option| option.starts_with("--hand-over"));
+        !told && netns::locate("nft").is_some()
+    }
+
+    /// Says what cannot be judged here.
+    fn tell_limits(&self) {
+        let plans = self.options.faults.iter().any(|kind| FaultKind::PLANNED.contains(kind));
+        if plans && netns::locate("nft").is_none() {
+            let said = "nft is not installed (Debian: nftables): connections that are open when an address moves \
+                        are cut, and what is planned is not held to cost nothing";
+            self.tell("limit", json!({"missing": "nft"}), said);
+        }
+    }
+
+    /// Whether the segment falls apart in this run.
+    fn is_partitioned(&self) -> bool {
+        self.options.faults.contains(&FaultKind::Partition)
+    }
+
+    /// The names of the nodes on each part of a network that falls apart, by the number of its client.
+    pub(super) fn parts(&self) -> [Vec<String>; 2] {
+        let names: Vec<String> = self.scenario.nodes.iter().map(|node| node.name.clone()).collect();
+        let (far, near) = names.split_at(names.len() / 2);
+        [near.to_vec(), far.to_vec()]
     }
 
     fn build(&mut self) -> Result<(), LabError> {
         let scenario = self.scenario;
-        let on_segment = |address| scenario.on_segment(address);
+        let on_segment = |address| [scenario.on_segment(address)];
+        let mut parts = [None; 2];
+        if self.is_partitioned() {
+            parts = [Some(self.cluster.add_part("near")?), Some(self.cluster.add_part("far")?)];
+        }
+        let [_, far] = self.parts();
         for node in &scenario.nodes {
-            self.cluster.add(&node.name, &[on_segment(node.address)])?;
+            let part = parts[usize::from(far.contains(&node.name))];
+            self.cluster.add(&node.name, &on_segment(node.address), part)?;
         }
         for app in &scenario.apps {
-            self.cluster.add(&app.name, &[on_segment(app.address)])?;
+            self.cluster.add(&app.name, &on_segment(app.address), None)?;
         }
-        self.cluster.add(CLIENT, &[on_segment(scenario.client)])?;
+        for ((name, machine), part) in CLIENTS.into_iter().zip(parts).take(self.clients()) {
+            self.cluster.add(name, &on_segment(scenario.address(machine)), part)?;
+        }
+        self.cluster.add(WITNESS, &on_segment(scenario.address(Extra::Witness)), None)?;
+        if self.options.elector == ElectorMode::LeaseEtcd {
+            // On the part of the many, as a majority of an etcd cluster would be.
+            self.cluster.add(STORE, &on_segment(scenario.address(Extra::Store)), parts[CLIENT])?;
+        }
         let tap = self.cluster.segment.tap(TapFilter::Neighbour)?;
         self.observer.watch_claims(tap, scenario.addresses(), &self.story);
         let names = |names: Vec<&str>| names.join(", ");
@@ -214,47 +320,77 @@ impl Lab<'_> {
             json!({"segment": scenario.segment.to_string(), "target": scenario.target}),
             &said,
         );
-        for (owner, address) in &scenario.allocations {
+        for (owner, address) in scenario.allocations.iter().take(TOLD) {
             let fields = json!({"for": owner, "address": address});
             self.tell("allocated", fields, &format!("{owner} gets {address}"));
+        }
+        let more = scenario.allocations.len().saturating_sub(TOLD);
+        if more > 0 {
+            self.tell("allocated-more", json!({"count": more}), &format!("{more} more get an address"));
         }
         Ok(())
     }
 
-    /// Starts all programs; the probe, whose end is not watched, is returned.
-    fn start(&mut self) -> Result<std::process::Child, LabError> {
-        for app in &self.scenario.apps {
-            let mut command = again(RUN_APP);
-            command.args(["--version", &app.name]);
-            for port in &app.ports {
-                command.args(["--listen", &SocketAddr::new(app.address, *port).to_string()]);
-            }
-            self.cluster.start(&app.name, &mut command)?;
-        }
-        for node in &self.scenario.nodes {
-            self.start_node(&node.name)?;
-        }
-        let Scenario { target, host, .. } = self.scenario;
-        let mut command = again(RUN_PROBE);
-        command.args(["--target", &target.to_string(), "--host", host]);
-        command.args(["--kept-alive", &self.options.kept_alive.to_string()]);
-        let mut probe = self.cluster.spawn(CLIENT, &mut command)?;
-        if let Some(output) = probe.stdout.take() {
-            self.observer.watch_probe(output);
-        }
-        Ok(probe)
+    /// So many clients there are.
+    fn clients(&self) -> usize {
+        if self.is_partitioned() { 2 } else { 1 }
     }
 
-    fn start_node(&mut self, name: &str) -> Result<(), LabError> {
+    fn witness(&mut self) -> Result<Witness, LabError> {
+        let addresses: Vec<_> = self.scenario.addresses().into_iter().collect();
+        let own = self.scenario.address(Extra::Witness);
+        Ok(Witness::start(self.cluster.host(WITNESS)?, own, &addresses)?)
+    }
+
+    /// Starts all programs; the probes, whose end is not watched, are returned.
+    fn start(&mut self) -> Result<Vec<Child>, LabError> {
+        let scenario = self.scenario;
+        for app in &scenario.apps {
+            let listen = app.ports.iter().map(|port| SocketAddr::new(app.address, *port));
+            self.cluster.start(&app.name, &mut application(&app.name, listen))?;
+        }
+        if self.options.elector == ElectorMode::LeaseEtcd {
+            self.cluster.start(STORE, &mut store::command(scenario.address(Extra::Store))?)?;
+        }
+        for node in &scenario.nodes {
+            self.start_node(&node.name)?;
+        }
+        let mut probes = Vec::new();
+        for (client, (name, _)) in CLIENTS.into_iter().enumerate().take(self.clients()) {
+            let mut command = again(RUN_PROBE);
+            command.args(["--target", &scenario.target.to_string(), "--host", &scenario.host]);
+            command.args(["--every", &format!("{}us", self.options.ask_every.as_micros())]);
+            command.args(["--kept-alive", &self.options.kept_alive.to_string()]);
+            command.args(["--downloads", &self.options.downloads.to_string()]);
+            let mut probe = self.cluster.spawn(name, &mut command)?;
+            if let Some(output) = probe.stdout.take() {
+                self.observer.watch_probe(client, output);
+            }
+            probes.push(probe);
+        }
+        Ok(probes)
+    }
+
+    pub(super) fn start_node(&mut self, name: &str) -> Result<(), LabError> {
+        let scenario = self.scenario;
         let mut args = vec!["--node".to_owned(), name.to_owned(), "--json".to_owned()];
-        args.extend(["--manifests".to_owned(), self.scenario.manifests.display().to_string()]);
-        args.extend(["--key-file".to_owned(), self.key.display().to_string()]);
-        for node in &self.scenario.nodes {
-            let option = if node.name == name { "--listen-gossip" } else { "--seed" };
-            args.extend([option.to_owned(), SocketAddr::new(node.address, GOSSIP_PORT).to_string()]);
+        args.push("--manifests".to_owned());
+        args.extend(scenario.manifests.iter().map(|path| path.display().to_string()));
+        match self.options.elector {
+            ElectorMode::Gossip => {
+                args.extend(["--key-file".to_owned(), self.key.display().to_string()]);
+                for node in &scenario.nodes {
+                    let option = if node.name == name { "--listen-gossip" } else { "--seed" };
+                    args.extend([option.to_owned(), SocketAddr::new(node.address, GOSSIP_PORT).to_string()]);
+                }
+            }
+            ElectorMode::LeaseEtcd => {
+                args.extend(["--elector", "lease-etcd", "--etcd"].map(str::to_owned));
+                args.push(store::url(scenario.address(Extra::Store)));
+            }
         }
         args.extend(self.options.node_options.iter().cloned());
-        self.cluster.start(name, &mut (self.node_command)(&args))
+        self.cluster.start(name, &mut (self.node_command)(name, &args))
     }
 
     /// When the first answer came: before that there was no service that could fail a request, though requests may
@@ -262,8 +398,10 @@ impl Lab<'_> {
     fn first_answer(&mut self) -> Result<Instant, LabError> {
         let target = self.scenario.target;
         let deadline = Instant::now() + START_LIMIT;
-        let answered =
-            |state: &Observations| state.attempts.iter().find(|attempt| attempt.succeeded()).cloned();
+        let answered = |state: &Observations| {
+            let log = state.logs.get(CLIENT)?;
+            log.iter().find(|attempt: &&Attempt| attempt.succeeded()).cloned()
+        };
         match self.wait(deadline, |state| answered(state))? {
             Some(attempt) => {
                 let said =
@@ -273,7 +411,7 @@ impl Lab<'_> {
             }
             None => {
                 let state = self.observer.lock();
-                let last = match state.attempts.last() {
+                let last = match state.logs.get(CLIENT).and_then(|log| log.last()) {
                     Some(last) => format!("of the last one: {}", last.outcome.in_words()),
                     None => format!("none was begun: {}", attempts::NOT_STARTED),
                 };
@@ -283,7 +421,7 @@ impl Lab<'_> {
     }
 
     /// Waits until each node has said that it is ready, and none sees fewer members than there are.
-    fn await_nodes(&mut self) -> Result<(), LabError> {
+    pub(super) fn await_nodes(&mut self) -> Result<(), LabError> {
         let names: Vec<&str> = self.scenario.nodes.iter().map(|node| node.name.as_str()).collect();
         let count = names.len();
         let missing = |state: &Observations| {
@@ -304,98 +442,47 @@ impl Lab<'_> {
         }
     }
 
-    /// Restarts all nodes, one after the other, each when the one before is ready again.
-    fn roll(&mut self) -> Result<(FaultRecord, bool), LabError> {
-        let kind = FaultKind::Rolling;
-        let address = self.scenario.target.ip();
-        let owner = self.observer.lock().owner(address).map(str::to_owned);
-        let owner = owner.ok_or(LabError::NoOwner(address))?;
-        let names: Vec<String> = self.scenario.nodes.iter().map(|node| node.name.clone()).collect();
-        let all = names.join(",");
-        let at = Instant::now();
-        self.tell_fault(at, "fault", kind, &all, &kind.deed(&all));
-        for name in &names {
-            kind.make(&mut self.cluster, name)?;
-            let give_up = Instant::now() + END_LIMIT;
-            while !self.cluster.has_left(name)? {
-                if Instant::now() >= give_up {
-                    let last_words = self.observer.lock().last_words(name);
-                    return Err(LabError::NotEnded { name: name.clone(), within: END_LIMIT, last_words });
-                }
-                self.watch(Instant::now() + Duration::from_millis(10))?;
-            }
-            kind.repair(&mut self.cluster, name)?;
-            self.start_node(name)?;
-            self.await_nodes()?;
-            self.watch(Instant::now() + self.options.hold)?;
+    /// Waits until each address is claimed by somebody.
+    fn await_owners(&mut self) -> Result<(), LabError> {
+        let addresses = self.scenario.addresses();
+        let count = u32::try_from(addresses.len()).unwrap_or(u32::MAX);
+        let within = START_LIMIT + START_OF_ONE * count;
+        let unclaimed = |state: &Observations| {
+            addresses.iter().filter(|address| state.owner(**address).is_none()).count()
+        };
+        let all = |state: &Observations| (unclaimed(state) == 0).then_some(());
+        if self.wait(Instant::now() + within, all)?.is_some() {
+            return Ok(());
         }
-        self.watch(Instant::now() + self.options.hold.max(KNOWN_AFTER))?;
-        let repaired = Instant::now();
-        let (gap, moved) = {
-            let state = self.observer.lock();
-            (known_gap(&state, at, repaired), moved(&state, address, &owner, at).is_some())
-        };
-        let recovered = moved && !matches!(gap, Gap::Open { .. });
-        self.tell_recovery(repaired, kind, &all, gap, recovered);
-        self.tell_fault(repaired, "repair", kind, &all, &kind.remedy(&all));
-        self.watch(Instant::now() + self.options.settle)?;
-        Ok((FaultRecord { fault: kind.name(), node: all, at, repaired, moved }, recovered))
+        let missing = unclaimed(&self.observer.lock());
+        Err(LabError::Unclaimed { missing, count: addresses.len(), within })
     }
 
-    /// Makes a fault, waits for the recovery, repairs it. Also returns whether it was recovered from.
-    fn fault(&mut self, kind: FaultKind) -> Result<(FaultRecord, bool), LabError> {
-        let address = self.scenario.target.ip();
-        let owner = self.observer.lock().owner(address).map(str::to_owned);
-        let node = owner.ok_or(LabError::NoOwner(address))?;
-        let at = Instant::now();
-        self.tell_fault(at, "fault", kind, &node, &kind.deed(&node));
-        kind.make(&mut self.cluster, &node)?;
-
-        let give_up = at + GAP_LIMIT + KNOWN_AFTER;
-        let hold = self.options.hold;
-        let over = self.wait(give_up, |state| {
-            let moved_at = moved(state, address, &node, at)?;
-            is_over(state, at, moved_at, hold, Instant::now()).then_some(())
-        })?;
-
-        let repaired = Instant::now();
-        let (gap, moved) = {
-            let state = self.observer.lock();
-            (known_gap(&state, at, repaired), moved(&state, address, &node, at).is_some())
-        };
-        let recovered = over.is_some();
-        self.tell_recovery(repaired, kind, &node, gap, recovered);
-
-        self.tell_fault(repaired, "repair", kind, &node, &kind.remedy(&node));
-        if kind.repair(&mut self.cluster, &node)? {
-            self.start_node(&node)?;
-        }
-        self.await_nodes()?;
-        self.watch(Instant::now() + self.options.settle)?;
-        Ok((FaultRecord { fault: kind.name(), node, at, repaired, moved }, recovered))
+    /// What the nodes' programs cost while nobody asks and nothing happens.
+    fn stand_by(&mut self) -> Result<Vec<NodeFigures>, LabError> {
+        let names: Vec<&str> = self.scenario.nodes.iter().map(|node| node.name.as_str()).collect();
+        let used = |cluster: &Cluster| names.iter().map(|name| cluster.used(name)).collect::<Vec<_>>();
+        // What the last answers still cost.
+        self.watch(Instant::now() + KNOWN_AFTER)?;
+        let (before, from) = (used(&self.cluster), Instant::now());
+        self.watch(from + self.options.steady)?;
+        let (after, span) = (used(&self.cluster), Instant::now().saturating_since(from));
+        let figures = names.iter().zip(before).zip(after).filter_map(|((name, before), after)| {
+            let ((before, _), (after, peak_kib)) = (before?, after?);
+            let cost = after.saturating_sub(before).as_micros();
+            let second = Duration::from_secs(1).as_micros();
+            let cpu_ms_per_s = tenths(cost * second / span.as_micros().max(1));
+            Some(NodeFigures { node: (*name).to_owned(), cpu_ms_per_s, peak_kib })
+        });
+        Ok(figures.collect())
     }
 
-    fn tell_recovery(&self, at: Instant, kind: FaultKind, node: &str, gap: Gap, recovered: bool) {
-        let noticed = match gap {
-            Gap::None => "the client noticed nothing".to_owned(),
-            Gap::Closed { .. } => format!("the client was without an answer for {:.1?}", gap.length(at)),
-            Gap::Open { .. } => "the client still gets no answers".to_owned(),
-        };
-        let millis = super::story::tenths(gap.length(at).as_micros());
-        let fields = json!({"fault": kind.name(), "node": node, "gap_ms": millis, "recovered": recovered});
-        self.story.tell(at, "recovery", fields, &noticed);
-    }
-
-    fn tell_fault(&self, at: Instant, event: &str, kind: FaultKind, node: &str, sentence: &str) {
-        self.story.tell(at, event, json!({"fault": kind.name(), "node": node}), sentence);
-    }
-
-    fn tell(&self, event: &str, fields: serde_json::Value, sentence: &str) {
+    pub(super) fn tell(&self, event: &str, fields: serde_json::Value, sentence: &str) {
         self.story.tell(Instant::now(), event, fields, sentence);
     }
 
     /// The failures that nobody caused: the first of them one by one.
-    fn tell_unexpected(&self, summary: &report::Summary) {
+    fn tell_unexpected(&self, summary: &Summary) {
         const MOST: usize = 10;
         for attempt in summary.unexpected.iter().take(MOST) {
             let outcome = attempt.outcome.to_string();
@@ -406,12 +493,12 @@ impl Lab<'_> {
         }
     }
 
-    fn watch(&mut self, until: Instant) -> Result<(), LabError> {
+    pub(super) fn watch(&mut self, until: Instant) -> Result<(), LabError> {
         self.wait(until, |_| None::<()>).map(drop)
     }
 
     /// Waits as [`Observer::wait`] does, and fails when a program ends by itself or an instrument breaks.
-    fn wait<T>(
+    pub(super) fn wait<T>(
         &mut self,
         deadline: Instant,
         mut found: impl FnMut(&Observations) -> Option<T>,
@@ -431,72 +518,5 @@ impl Lab<'_> {
             found(state).map(Ok)
         });
         waited.transpose()
-    }
-}
-
-/// When another node than `former` first claimed the address after `fault`.
-fn moved(state: &Observations, address: IpAddr, former: &str, fault: Instant) -> Option<Instant> {
-    let since = state.claims.partition_point(|claim| claim.at < fault);
-    let claims = state.claims.get(since..).unwrap_or_default();
-    claims.iter().find(|claim| claim.address == address && claim.node != former).map(|claim| claim.at)
-}
-
-/// Whether a fault need not last longer: another node took over `hold` ago, so that it is known what became of the
-/// requests before that, and the client has answers again.
-fn is_over(state: &Observations, fault: Instant, moved: Instant, hold: Duration, now: Instant) -> bool {
-    now >= moved + hold.max(KNOWN_AFTER) && !matches!(known_gap(state, fault, now), Gap::Open { .. })
-}
-
-/// The gap as far as it is known at `now`.
-fn known_gap(state: &Observations, fault: Instant, now: Instant) -> Gap {
-    let log: Vec<Attempt> = state.attempts_since(fault - KNOWN_AFTER);
-    let known = log.partition_point(|attempt| attempt.start + KNOWN_AFTER <= now);
-    match attempts::gap(&log[..known], fault, now) {
-        // Of later attempts some are under way and missing in the log: only those that failed say something.
-        Gap::None => attempts::gap(&log, fault, now),
-        gap => gap,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::lab::attempts::{Connection, Outcome};
-
-    fn at(millis: u64) -> Instant {
-        Instant::from_millis(1000 + millis)
-    }
-
-    #[test]
-    fn a_fault_lasts_until_its_victims_are_known() {
-        // A request a millisecond. Those of 20 to 100 get no answer, which is known 200 ms later.
-        let fate = |start: u64| match start {
-            20..100 => (start + 200, Outcome::Silent),
-            _ => (start, Outcome::Answered("appv1".to_owned())),
-        };
-        let mut attempts: Vec<Attempt> = (0..1000)
-            .map(|start| (start, fate(start)))
-            .map(|(start, (end, outcome))| Attempt {
-                start: at(start),
-                end: at(end),
-                connection: Connection::Fresh,
-                outcome,
-            })
-            .collect();
-        attempts.sort_by_key(|attempt| attempt.end);
-        let seen = |now: u64| {
-            let mut state = Observations::default();
-            state.attempts.extend(attempts.iter().filter(|attempt| attempt.end <= at(now)).cloned());
-            state
-        };
-        let (fault, moved) = (at(10), at(100));
-        let over = |now| is_over(&seen(now), fault, moved, Duration::ZERO, at(now));
-        assert_eq!([100, 200, 349].map(over), [false; 3]);
-        let first = (100..1000).find(|now| over(*now)).unwrap();
-        assert_eq!(known_gap(&seen(first), fault, at(first)), Gap::Closed { from: at(19), to: at(100) });
-        let held = |now| is_over(&seen(now), fault, moved, Duration::from_millis(500), at(now));
-        assert_eq!([599, 600].map(held), [false, true]);
-        // What failed a moment ago counts, too.
-        assert_ne!(known_gap(&seen(230), fault, at(230)), Gap::None);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use ipnet::IpNet;
 use lbcore::allocator::{PoolAllocator, Protocol};
@@ -18,8 +18,8 @@ const PREFIX_V4: u8 = 24;
 /// The same for IPv6: what hosts on a link have (RFC 7421).
 const PREFIX_V6: u8 = 64;
 
-/// The client is the first machine of these in its subnet whose address is free.
-const CLIENTS: std::ops::Range<u8> = 100..255;
+/// The machines that the lab adds are the first of these in its subnet whose addresses are free.
+const EXTRA: std::ops::Range<u8> = 100..255;
 
 /// The name of an interface has at most 15 characters, and a machine's name is that of its port on the bridge.
 const LONGEST_NAME: usize = 15;
@@ -48,15 +48,16 @@ pub struct App {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scenario {
     /// Where the manifests are, for the nodes.
-    pub manifests: PathBuf,
+    pub manifests: Vec<PathBuf>,
     /// The segment's subnet.
     pub segment: IpNet,
     /// The nodes, by name.
     pub nodes: Vec<Node>,
     /// The machines that serve the application, by address.
     pub apps: Vec<App>,
-    /// The client's address.
-    pub client: IpAddr,
+    /// The addresses of the machines that the lab adds: the client, one on the far part, the one that asks who has what,
+    /// the one with the etcd.
+    pub extra: [IpAddr; 4],
     /// Where the client connects to: an allocated address.
     pub target: SocketAddr,
     /// The host name that it asks for.
@@ -65,12 +66,25 @@ pub struct Scenario {
     pub allocations: Vec<(String, IpAddr)>,
 }
 
+/// A machine that the lab adds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Extra {
+    /// It asks.
+    Client,
+    /// It asks too, from the other part of a network that falls into two.
+    FarClient,
+    /// It asks who has which address.
+    Witness,
+    /// It has the nodes' etcd.
+    Store,
+}
+
 impl Scenario {
-    /// Reads a folder of manifests and allocates as the nodes do; the client asks the first Gateway on `port` for
+    /// Reads manifests and allocates as the nodes do; the client asks the first Gateway on `port` for
     /// `host`, or the first Service where there is no Gateway.
-    pub fn read(manifests: &Path, host: &str, port: Option<u16>) -> Result<Self, LabError> {
+    pub fn read(manifests: &[PathBuf], host: &str, port: Option<u16>) -> Result<Self, LabError> {
         let mut corpus = files::corpus();
-        let report = corpus.load(&files::read(&[manifests.to_owned()]));
+        let report = corpus.load(&files::read(manifests));
         if !report.problems.is_empty() {
             let problems = report.problems.iter().map(|problem| format!("\n  {problem}"));
             return Err(LabError::Manifests(format!(
@@ -80,14 +94,15 @@ impl Scenario {
         }
         let world = files::world(corpus.objects());
         // The nodes run elsewhere in the file system's eyes: inside the sandbox, from the same working directory.
-        let manifests = manifests.canonicalize().unwrap_or_else(|_| manifests.to_owned());
+        let absolute = |path: &PathBuf| path.canonicalize().unwrap_or_else(|_| path.clone());
+        let manifests = manifests.iter().map(absolute).collect();
         Self::describe(corpus.objects(), &world, manifests, host, port).map_err(LabError::Manifests)
     }
 
     fn describe(
         objects: &Objects,
         world: &World,
-        manifests: PathBuf,
+        manifests: Vec<PathBuf>,
         host: &str,
         port: Option<u16>,
     ) -> Result<Self, String> {
@@ -125,15 +140,21 @@ impl Scenario {
         if let Some(outside) = outside {
             return Err(format!("{outside} is not in the segment of the first node, {segment}"));
         }
-        let client = CLIENTS.map(|number| machine(segment, number)).find(|address| !taken.contains(address));
-        let client = client.ok_or_else(|| format!("no address of {segment} is left for the client"))?;
-        Ok(Self { manifests, segment, nodes, apps, client, target, host: host.to_owned(), allocations })
+        let free = EXTRA.map(|number| machine(segment, number)).filter(|address| !taken.contains(address));
+        let extra = <[IpAddr; 4]>::try_from(free.take(4).collect::<Vec<_>>()).map_err(|_| {
+            format!("no four addresses of {segment} are left for the client and other machines")
+        })?;
+        Ok(Self { manifests, segment, nodes, apps, extra, target, host: host.to_owned(), allocations })
     }
 
-    /// The addresses to watch on the segment, in order.
-    pub fn addresses(&self) -> Vec<IpAddr> {
-        let addresses: BTreeSet<IpAddr> = self.allocations.iter().map(|(_, address)| *address).collect();
-        addresses.into_iter().collect()
+    /// The addresses to watch on the segment.
+    pub fn addresses(&self) -> BTreeSet<IpAddr> {
+        self.allocations.iter().map(|(_, address)| *address).collect()
+    }
+
+    /// The address of a machine that the lab adds.
+    pub(super) fn address(&self, machine: Extra) -> IpAddr {
+        self.extra[machine as usize]
     }
 
     /// An address as an interface on the segment has it.
@@ -250,7 +271,7 @@ endpoints: [{addresses: [192.0.2.22]}]
         let report = corpus.load(&[SourceFile::new("lab.yaml", documents)]);
         assert_eq!(report.problems, []);
         let world = files::world(corpus.objects());
-        Scenario::describe(corpus.objects(), &world, "here".into(), "www.example.com", None)
+        Scenario::describe(corpus.objects(), &world, vec!["here".into()], "www.example.com", None)
     }
 
     #[test]
@@ -266,8 +287,9 @@ endpoints: [{addresses: [192.0.2.22]}]
         assert_eq!(scenario.nodes[1], Node { name: "n2".to_owned(), address: address(12) });
         assert_eq!(scenario.apps, [app("web", 21, &[8080]), app("a", 22, &[8080, 9090])]);
         assert_eq!(scenario.target, SocketAddr::new(address(100), 8000));
-        assert_eq!(scenario.client, address(101), "100 is allocated");
-        assert_eq!(scenario.addresses(), [address(100)]);
+        assert_eq!(scenario.address(Extra::Client), address(101), "100 is allocated");
+        assert_eq!(scenario.address(Extra::Store), address(104));
+        assert_eq!(scenario.addresses(), BTreeSet::from([address(100)]));
         assert_eq!(scenario.on_segment(address(7)), "192.0.2.7/24".parse().unwrap());
     }
 
@@ -282,7 +304,11 @@ endpoints: [{addresses: [192.0.2.22]}]
         let scenario = describe(&documents).unwrap();
         assert_eq!(scenario.segment, "2001:db8::/64".parse().unwrap());
         assert_eq!(scenario.target, "[2001:db8::64]:8000".parse().unwrap());
-        assert_eq!(scenario.client, "2001:db8::65".parse::<IpAddr>().unwrap(), "::64 is allocated");
+        assert_eq!(
+            scenario.address(Extra::Client),
+            "2001:db8::65".parse::<IpAddr>().unwrap(),
+            "::64 is allocated"
+        );
         assert_eq!(scenario.apps.len(), 2, "2001:db8:1::1 is not on the segment");
         // A node of the other family is not on the segment.
         let error = describe(&documents.replace("2001:db8::12", "192.0.2.12")).unwrap_err();

@@ -15,6 +15,8 @@ pub(super) enum Style {
     Prose,
     /// JSON lines on standard output.
     Json,
+    /// Not at all.
+    Silent,
 }
 
 /// The teller. Clones tell the same story.
@@ -43,15 +45,12 @@ impl Story {
         tenths(at.saturating_since(self.begin).as_micros())
     }
 
-    pub(super) fn is_prose(&self) -> bool {
-        self.style == Style::Prose
-    }
-
     /// One event: `sentence` for a person; `event` and its `fields` for a program.
     pub(super) fn tell(&self, at: Instant, event: &str, mut fields: Value, sentence: &str) {
         let millis = self.millis(at);
         match self.style {
             Style::Prose => self.plain(&format!("{:8.3}s  {sentence}", millis / 1000.0)),
+            Style::Silent => {}
             Style::Json => {
                 if let Value::Object(fields) = &mut fields {
                     fields.insert("event".to_owned(), json!(event));

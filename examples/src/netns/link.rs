@@ -7,11 +7,13 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use futures_util::TryStreamExt;
 use ipnet::IpNet;
-use rtnetlink::packet_route::address::AddressHeaderFlags;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags};
 use rtnetlink::packet_route::link::{InfoBridge, InfoData, InfoVeth, LinkAttribute};
 use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourState};
 use rtnetlink::packet_route::route::RouteType;
-use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rtnetlink::{
+    Handle, LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
+};
 
 /// Whether an interface is administratively up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,6 +110,56 @@ pub(super) async fn add_cable(
         .up()
         .build();
     handle.link().add(cable).execute().await.map_err(os_error)
+}
+
+/// A cable between two bridges of one namespace; each end is a pair of a bridge and the name of the port on it.
+pub(super) async fn add_patch(handle: &Handle, one: (&str, &str), other: (&str, &str)) -> io::Result<()> {
+    let (bridge, far_bridge) = (index(handle, one.0).await?, index(handle, other.0).await?);
+    let far = LinkMessageBuilder::<LinkUnspec>::new().name(other.1).build();
+    let cable = LinkVeth::new(one.1, other.1)
+        .set_info_data(InfoData::Veth(InfoVeth::Peer(far)))
+        .controller(bridge)
+        .up()
+        .build();
+    handle.link().add(cable).execute().await.map_err(os_error)?;
+    let far = index(handle, other.1).await?;
+    let message = LinkUnspec::new_with_index(far).controller(far_bridge).up().build();
+    handle.link().set(message).execute().await.map_err(os_error)
+}
+
+/// Whether a bridge's port exchanges no frames with the other isolated ones.
+pub(super) async fn set_isolated(handle: &Handle, port: &str, isolated: bool) -> io::Result<()> {
+    let message = LinkBridgePort::new(index(handle, port).await?).isolated(isolated).build();
+    handle.link().set_port(message).execute().await.map_err(os_error)
+}
+
+/// Takes all addresses away that are neither among `kept` nor of the host's own making (`127.0.0.1`, link-local).
+pub(super) async fn keep_addresses(handle: &Handle, kept: &[IpAddr]) -> io::Result<()> {
+    let mut addresses = handle.address().get().execute();
+    let mut extra = Vec::new();
+    while let Some(message) = addresses.try_next().await.map_err(os_error)? {
+        let address = message.attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Local(address) => Some(*address),
+            _ => None,
+        });
+        let address = address.or_else(|| {
+            message.attributes.iter().find_map(|attribute| match attribute {
+                AddressAttribute::Address(address) => Some(*address),
+                _ => None,
+            })
+        });
+        let of_the_kernel = |address: IpAddr| match address {
+            IpAddr::V4(address) => address.is_loopback(),
+            IpAddr::V6(address) => address.is_loopback() || address.is_unicast_link_local(),
+        };
+        if address.is_some_and(|address| !kept.contains(&address) && !of_the_kernel(address)) {
+            extra.push(message);
+        }
+    }
+    for message in extra {
+        handle.address().del(message).execute().await.map_err(os_error)?;
+    }
+    Ok(())
 }
 
 pub(super) async fn add_address(handle: &Handle, link: &str, address: IpNet) -> io::Result<()> {

@@ -36,6 +36,7 @@
 //! ```
 
 mod link;
+mod raw;
 mod sandbox;
 mod segment;
 mod tap;
@@ -52,10 +53,11 @@ use ipnet::IpNet;
 use nix::sched::{CloneFlags, setns, unshare};
 
 pub use link::{LinkState, Neighbour};
+pub use raw::RawSocket;
 pub use sandbox::{Entered, SandboxError, enter_sandbox};
-pub use segment::{Host, Segment};
+pub use segment::{Branch, Host, Segment};
 pub use tap::{Frame, Tap, TapFilter};
-pub use test::{can_test, find_program, test};
+pub use test::{can_test, find_program, locate, test};
 
 /// The folder for files that must not outlive a sandbox or a [`test()`]: a tmpfs of its own.
 pub const SCRATCH: &str = "/run";
@@ -173,6 +175,11 @@ impl Netns {
         self.netlink(&format!("remove {address} from {link}"), async |handle| {
             link::remove_address(handle, link, address).await
         })
+    }
+
+    /// Takes all addresses away but `kept` and those that the kernel gives by itself, as the loss of power does.
+    pub fn keep_addresses(&self, kept: &[IpAddr]) -> Result<(), Error> {
+        self.netlink("take addresses away", async |handle| link::keep_addresses(handle, kept).await)
     }
 
     /// Adds a route to `destination` by the router `via` (both of one family).

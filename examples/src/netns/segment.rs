@@ -21,8 +21,17 @@ pub(super) type Ports = Arc<Mutex<BTreeMap<u32, String>>>;
 /// One layer-2 segment: a bridge in a namespace of its own, which has no address and says nothing itself.
 #[derive(Debug)]
 pub struct Segment {
-    switch: Netns,
+    switch: Arc<Netns>,
+    bridge: String,
     ports: Ports,
+}
+
+/// A part of a segment, with hosts of its own: a second switch with a cable to the first.
+#[derive(Debug)]
+pub struct Branch {
+    part: Segment,
+    /// The trunk's end of the cable.
+    uplink: String,
 }
 
 /// A machine on a segment: a namespace with the interface `eth0`.
@@ -36,7 +45,7 @@ pub struct Host {
 impl Segment {
     /// Makes an empty segment. `name` appears in error messages.
     pub fn new(name: &str) -> Result<Self, Error> {
-        let switch = Netns::new(name)?;
+        let switch = Arc::new(Netns::new(name)?);
         // The bridge has no business of its own on the segment: no router solicitations, no MLD reports.
         for scope in ["all", "default"] {
             match switch.set_sysctl(&format!("net.ipv6.conf.{scope}.disable_ipv6"), "1") {
@@ -44,10 +53,31 @@ impl Segment {
                 done => done?,
             }
         }
-        switch.netlink(&format!("add the bridge {BRIDGE}"), async |handle| {
-            link::add_bridge(handle, BRIDGE).await
+        let segment = Self { switch, bridge: BRIDGE.to_owned(), ports: Ports::default() };
+        segment.add_bridge()?;
+        Ok(segment)
+    }
+
+    /// Adds a part with hosts of its own, which all others on the segment hear as if they were on one switch, until
+    /// [`Branch::set_isolated`]. The segment and all its branches have the same taps.
+    ///
+    /// `name` is the name of its port on the bridge, so at most 12 characters.
+    pub fn branch(&self, name: &str) -> Result<Branch, Error> {
+        let (switch, ports) = (self.switch.clone(), self.ports.clone());
+        let part = Self { switch, bridge: format!("br-{name}"), ports };
+        part.add_bridge()?;
+        let (trunk, uplink) = (&self.bridge, format!("up-{name}"));
+        self.switch.netlink(&format!("join {name} to {trunk}"), async |handle| {
+            link::add_patch(handle, (trunk, &uplink), (&part.bridge, &format!("to-{name}"))).await
         })?;
-        Ok(Self { switch, ports: Ports::default() })
+        Ok(Branch { part, uplink })
+    }
+
+    fn add_bridge(&self) -> Result<(), Error> {
+        let bridge = &self.bridge;
+        self.switch.netlink(&format!("add the bridge {bridge}"), async |handle| {
+            link::add_bridge(handle, bridge).await
+        })
     }
 
     /// Adds a host with `addresses` on its `eth0`, up and ready.
@@ -68,7 +98,7 @@ impl Segment {
         let [a, b, c, d] = number.to_be_bytes();
         let mac = [0x02, 0x00, a, b, c, d];
         self.switch.netlink(&format!("plug {port} in"), async |handle| {
-            link::add_cable(handle, BRIDGE, port, (interface, mac, netns.file.as_fd())).await
+            link::add_cable(handle, &self.bridge, port, (interface, mac, netns.file.as_fd())).await
         })?;
         let (index, _) = self.switch.link(port)?;
         ports.insert(index, port.to_owned());
@@ -114,6 +144,26 @@ impl Host {
     /// The addresses that it was made with.
     pub fn addresses(&self) -> &[IpNet] {
         &self.addresses
+    }
+}
+
+impl Branch {
+    /// Cuts this part off from all other isolated branches, or ends that. The segment's own hosts still hear all
+    /// branches and are heard by them; every carrier stays up.
+    pub fn set_isolated(&self, isolated: bool) -> Result<(), Error> {
+        let (switch, uplink) = (&self.part.switch, &self.uplink);
+        switch.netlink(&format!("isolate {uplink}"), async |handle| {
+            link::set_isolated(handle, uplink, isolated).await
+        })
+    }
+}
+
+/// A branch *is* a segment, with a cable to another one.
+impl Deref for Branch {
+    type Target = Segment;
+
+    fn deref(&self) -> &Segment {
+        &self.part
     }
 }
 

@@ -37,7 +37,8 @@ pub struct Frame {
     pub bytes: Vec<u8>,
 }
 
-/// A listener on every port of a segment. It keeps listening while nobody reads, up to its buffer of 4 MiB.
+/// A listener on every port of a segment. It keeps listening while nobody reads, up to its buffer: 4 MiB, or without
+/// root what the system gives (`net.core.rmem_max`). What it could not hear is an error, and no silence.
 #[derive(Debug)]
 pub struct Tap {
     socket: OwnedFd,
@@ -59,6 +60,7 @@ impl Tap {
                 )?;
                 socket2::SockRef::from(&socket).attach_filter(&program(filter))?;
                 setsockopt(&socket, sockopt::ReceiveTimestampns, &true)?;
+                setsockopt(&socket, sockopt::RxqOvfl, &1)?;
                 setsockopt(&socket, sockopt::RcvBufForce, &(4 << 20))
                     .or_else(|_| setsockopt(&socket, sockopt::RcvBuf, &(4 << 20)))?;
                 // What came in before the filter was there.
@@ -66,7 +68,7 @@ impl Tap {
                 Ok::<_, io::Error>(socket)
             })
             .map_err(|source| Error::new(format!("tap {}", switch.name()), source))?;
-        Ok(Self { socket, ports, buffer: vec![0; 65_536], control: nix::cmsg_space!(TimeSpec) })
+        Ok(Self { socket, ports, buffer: vec![0; 65_536], control: nix::cmsg_space!(TimeSpec, u32) })
     }
 
     /// The next frame, or `None` if none came within `timeout`.
@@ -121,8 +123,14 @@ impl Tap {
             };
             let mut at = Instant::now();
             for control in message.cmsgs()? {
-                if let ControlMessageOwned::ScmTimestampns(stamp) = control {
-                    at = at - wall_clock_age(stamp);
+                match control {
+                    ControlMessageOwned::ScmTimestampns(stamp) => at = at - wall_clock_age(stamp),
+                    // It is not sent along while nothing was lost.
+                    ControlMessageOwned::RxqOvfl(lost) => {
+                        let why = format!("{lost} frames came faster than they were read, and are lost");
+                        return Err(io::Error::other(why));
+                    }
+                    _ => {}
                 }
             }
             let index =

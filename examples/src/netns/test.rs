@@ -86,21 +86,23 @@ fn permitted(name: &str) -> Option<&'static [&'static str]> {
     access().map_err(|reason| skip(name, reason)).ok()
 }
 
-/// The path of a program that a test needs, looked for in `PATH` and the usual places of daemons.
+/// The path of a program that a test needs, as of [`locate`].
 ///
 /// `None`, with a message that names it, if it is not installed: the test returns then. With
 /// `CI` in the environment that is a failure instead.
 pub fn find_program(program: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let usual = ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/lib/frr"].map(PathBuf::from);
-    let found = std::env::split_paths(&path)
-        .chain(usual)
-        .map(|folder| folder.join(program))
-        .find(|file| file.is_file());
+    let found = locate(program);
     if found.is_none() {
         skip(program, "this program is not installed");
     }
     found
+}
+
+/// The path of a program, looked for in `PATH` and the usual places of daemons.
+pub fn locate(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let usual = ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/lib/frr"].map(PathBuf::from);
+    std::env::split_paths(&path).chain(usual).map(|folder| folder.join(program)).find(|file| file.is_file())
 }
 
 fn skip(name: &str, reason: &str) {

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::{PathBufValueParser, TypedValueParser};
+use clap::builder::{ArgPredicate, PathBufValueParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use elect_gossip::Seed;
 use elect_lease::etcd::Endpoint;
@@ -41,8 +41,13 @@ pub struct NodeArgs {
     pub no_probing: bool,
 
     /// How owners are elected: `gossip` among the nodes themselves, within a quarter of a second, with an owner on each side of a
-    /// partition; `lease-etcd` by leases in an etcd, within seconds, with never more than one
-    #[arg(long, value_enum, default_value = "gossip")]
+    /// partition; `lease-etcd` by leases in an etcd, within seconds, with never more than one: what `--etcd` alone means
+    #[arg(
+        long,
+        value_enum,
+        default_value = "gossip",
+        default_value_if("etcd", ArgPredicate::IsPresent, "lease-etcd")
+    )]
     pub elector: ElectorMode,
 
     /// A member of the etcd cluster; may be given several times
@@ -265,6 +270,15 @@ mod tests {
         assert_eq!(args.manifests.len(), 2);
         assert_eq!(args.heartbeat, Duration::from_millis(50));
         assert!(args.announce.l2() && !args.announce.bgp());
+    }
+
+    #[test]
+    fn an_etcd_is_never_passed_over() {
+        let etcd = "--node n1 --manifests a --etcd http://192.0.2.1:2379";
+        for line in [etcd.to_owned(), format!("{etcd} --elector lease-etcd")] {
+            assert!(parse(&line).unwrap().elector == ElectorMode::LeaseEtcd, "{line}");
+        }
+        assert!(parse("--node n1 --manifests a").unwrap().elector == ElectorMode::Gossip);
     }
 
     #[test]

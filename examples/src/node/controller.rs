@@ -12,9 +12,9 @@ use announce_bgp::manifest::BgpPeer;
 use announce_l2::machine::Interface;
 use gateway_router::manifest::GatewayDocument;
 use lbcore::allocator::{IpAllocator, PoolAllocator};
-use lbcore::announce::{AnnounceSet, AnnounceState, Announcement, Announcer, Interfaces};
+use lbcore::announce::{AnnounceState, Announcement, Announcer, Interfaces};
 use lbcore::condition::{Condition, Status};
-use lbcore::elect::{Bid, Candidacy, LeaderElector, Ownership, Term};
+use lbcore::elect::{Bid, LeaderElector, Member, Ownership, Term};
 use lbcore::id::{NodeName, OwnerKey, Role};
 use lbcore::manifest::{IpAddressPool, Namespace, Node, Objects, Service};
 use lbcore::plan::{self, Allocations, LocalHealth, World};
@@ -27,8 +27,8 @@ use super::delivery::{Delivery, DeliveryError};
 use super::events::{Event, Teller};
 use super::forward::Forwarder;
 use super::gateway::Gateways;
-use super::handover::{self, HandOver};
-use super::links::Links;
+use super::handover::{self, HandOver, Holder};
+use super::intent::Intent;
 use super::manifests::Manifests;
 use super::readiness::Readiness;
 use super::services;
@@ -81,13 +81,9 @@ pub struct Controller {
     loaded: bool,
     /// Whether this node's allocations are those of the other nodes: see [`trusts_documents`].
     trusted: bool,
-    links: Links,
+    intent: Intent,
     /// No interface can be answered on.
     no_interface: bool,
-    /// Of the last candidacy or set; raised with each that differs from the one before.
-    generation: u64,
-    bids: BTreeMap<Role, Bid>,
-    desired: BTreeMap<&'static str, Arc<AnnounceSet>>,
     deliverable: BTreeSet<IpAddr>,
     /// The last other node that owned each address.
     former: BTreeMap<IpAddr, NodeName>,
@@ -118,6 +114,7 @@ impl Controller {
         Self {
             me,
             teller,
+            intent: Intent::new(hands.alone),
             hands,
             manifests,
             world: World::default(),
@@ -126,11 +123,7 @@ impl Controller {
             ready: true,
             loaded: false,
             trusted: false,
-            links: Links::default(),
             no_interface: false,
-            generation: 0,
-            bids: BTreeMap::new(),
-            desired: BTreeMap::new(),
             deliverable: BTreeSet::new(),
             former: BTreeMap::new(),
             peer_conditions: Vec::new(),
@@ -208,7 +201,7 @@ impl Controller {
     /// Heeds which interfaces are up.
     pub async fn set_interfaces(&mut self, interfaces: &[Interface]) {
         self.no_interface = interfaces.is_empty();
-        self.links.update(Instant::now(), interfaces);
+        self.intent.set_interfaces(Instant::now(), interfaces);
         if let Some(hand_over) = &mut self.hands.hand_over {
             hand_over.set_interfaces(interfaces);
         }
@@ -218,7 +211,7 @@ impl Controller {
     /// How long until [`apply`](Self::apply) has something to do though nothing happened; `None` if it never does.
     pub fn due(&self) -> Option<Duration> {
         let now = Instant::now();
-        Some(self.links.next_change(now)?.saturating_since(now))
+        Some(self.intent.next_change(now)?.saturating_since(now))
     }
 
     /// Tries again what this machine refused.
@@ -233,9 +226,17 @@ impl Controller {
         self.hands.alone
     }
 
-    /// Whether this node owns nothing any more.
-    pub fn owns_nothing(&self) -> bool {
-        self.hands.elector.ownership().borrow().mine.is_empty()
+    /// What this node owns.
+    pub fn owned(&self) -> BTreeSet<Role> {
+        self.hands.elector.ownership().borrow().mine.keys().cloned().collect()
+    }
+
+    /// Whether this node owns nothing any more, and each role of `given` has another owner if there are other nodes.
+    pub fn is_taken_over(&self, given: &BTreeSet<Role>) -> bool {
+        let ownership = self.hands.elector.ownership();
+        let ownership = ownership.borrow();
+        let has_other = |role| ownership.roles.get(role).is_some_and(|owner| owner.node != self.me);
+        ownership.mine.is_empty() && (ownership.members.len() < 2 || given.iter().all(has_other))
     }
 
     /// Makes this machine, the elector and the announcers do what the plan says.
@@ -246,9 +247,9 @@ impl Controller {
         }
         let ownership = self.hands.elector.ownership().borrow().clone();
         // Who does not answer on the segment has no interface to do it on.
-        let heard = self.hands.alone || ownership.members.len() > 1;
+        self.intent.set_members(&self.me, &ownership);
         let answers = self.hands.l2.is_some();
-        let links = answers.then(|| self.links.reliable(Instant::now(), heard));
+        let links = answers.then(|| self.intent.reliable_links(Instant::now()));
         self.health.interfaces = Some(links.unwrap_or_default());
         self.health.ready = self.ready && self.trusted;
 
@@ -298,17 +299,23 @@ impl Controller {
         }
         let announcements =
             plan::announce(&self.world, &self.allocations, &ownership, &self.me, &self.health);
-        if let Some(condition) = self.keep_connections(&announcements.l2, &ownership).await {
-            conditions.push(("l2".to_owned(), condition));
+        let ours: BTreeSet<IpAddr> = announcements.l2.keys().copied().collect();
+        let moved = self.moved_here(&ours, &ownership);
+        let mut refused = None;
+        if !moved.is_empty() {
+            refused = self.keep_connections(&moved, &ours, &ownership).await;
         }
         self.announce("l2", announcements.l2, announcements.standby, &ownership);
         self.announce("bgp", announcements.bgp, BTreeMap::new(), &ownership);
-        if bids != self.bids {
-            self.generation += 1;
-            let candidacy = Candidacy::new(self.generation, bids.clone());
-            self.hands.elector.set_candidacy(Arc::new(candidacy));
-            self.bids = bids;
+        if let Some(candidacy) = self.intent.bid(bids) {
+            self.hands.elector.set_candidacy(candidacy);
         }
+        if moved.is_empty() {
+            // Nobody waits for it: what a dead node served is lost, and the clients are to hear of the new one at once.
+            refused = self.keep_connections(&moved, &ours, &ownership).await;
+        }
+        conditions.extend(refused.map(|condition| ("l2".to_owned(), condition)));
+        self.let_connections_end(&ownership);
 
         // … and last what nothing relies on any more.
         if meanwhile != wanted {
@@ -325,24 +332,38 @@ impl Controller {
         self.tell_conditions();
     }
 
-    /// Lets open connections outlive a move of their address: those of an address that moves here stay with its former
-    /// owner, those of one that moves away end with their next answer.
+    /// The addresses that are about to be announced here and were not before, each with its former owner if that lives.
+    fn moved_here(&self, ours: &BTreeSet<IpAddr>, ownership: &Ownership) -> BTreeMap<IpAddr, Member> {
+        let before = self.intent.set("l2");
+        let is_new = |address: &IpAddr| before.is_none_or(|set| !set.entries.contains_key(address));
+        handover::moved(ours.iter().copied().filter(is_new), &self.former, &ownership.members)
+    }
+
+    /// Lets open connections of the addresses that moved here stay with their former owners.
     async fn keep_connections(
         &mut self,
-        ours: &BTreeMap<IpAddr, Announcement>,
+        moved: &BTreeMap<IpAddr, Member>,
+        ours: &BTreeSet<IpAddr>,
         ownership: &Ownership,
     ) -> Option<Condition> {
-        let before = self.desired.get("l2").map(|set| set.entries.clone()).unwrap_or_default();
-        let gained = ours.keys().filter(|address| !before.contains_key(address)).copied();
-        let moved = handover::moved(gained, &self.former, &ownership.members);
-        let mut refused = None;
-        if let Some(hand_over) = &mut self.hands.hand_over {
-            let done = hand_over.apply(Instant::now(), &moved, |address| ours.contains_key(address)).await;
-            refused = done.err().map(|error| {
-                let why = format!("connections that were open when an address moved here are cut: {error}");
-                Condition::no("ConnectionsKept", "Refused", why)
-            });
-        }
+        let hand_over = self.hands.hand_over.as_mut()?;
+        let holder = |address: IpAddr| {
+            let owner = ownership.roles.get(&Role::Address(address));
+            let other = owner.filter(|owner| owner.node != self.me);
+            match other.and_then(|owner| ownership.members.get(&owner.node)) {
+                _ if ours.contains(&address) => Holder::Us,
+                Some(member) => Holder::Other(member.clone()),
+                None => Holder::Nobody,
+            }
+        };
+        let done = hand_over.apply(Instant::now(), moved, &ownership.members, holder).await;
+        let error = done.err()?;
+        let why = format!("connections that were open when an address moved here are cut: {error}");
+        Some(Condition::no("ConnectionsKept", "Refused", why))
+    }
+
+    /// Lets the connections of addresses that are another node's, or are to be, end with their next answer.
+    fn let_connections_end(&mut self, ownership: &Ownership) {
         let mut elsewhere = BTreeSet::new();
         for (role, owner) in &ownership.roles {
             if let Role::Address(address) = role
@@ -354,7 +375,6 @@ impl Controller {
         }
         let draining = self.health.draining;
         self.hands.gateways.let_end(|address| draining || elsewhere.contains(&address));
-        refused
     }
 
     /// Waits until the connections that are open have ended, but no longer than `grace`.
@@ -394,27 +414,15 @@ impl Controller {
         ownership: &Ownership,
     ) {
         let Some((_, announcer)) = self.hands.announcers().find(|(known, _)| *known == name) else { return };
-        let last = self.desired.get(name);
-        let mut set = AnnounceSet::new(self.generation + 1, entries);
-        set.standby = standby;
-        set.know(ownership);
-        let same = |last: &Arc<AnnounceSet>| {
-            let known = (&last.entries, &last.standby, &last.members, &last.owners);
-            known == (&set.entries, &set.standby, &set.members, &set.owners)
-        };
-        if last.is_some_and(same) {
-            return;
+        if let Some(set) = self.intent.announce(name, entries, standby, ownership) {
+            announcer.set_desired(set);
         }
-        self.generation += 1;
-        let set = Arc::new(set);
-        announcer.set_desired(set.clone());
-        self.desired.insert(name, set);
     }
 
     /// Waits until the announcers reflect their last sets, but not for long.
     async fn withdrawn(&self) {
         for (name, announcer) in self.hands.announcers() {
-            let wanted = self.desired.get(name).map_or(0, |set| set.generation);
+            let wanted = self.intent.set(name).map_or(0, |set| set.generation);
             let mut status = announcer.status();
             let _ = timeout(WITHDRAWAL, status.wait_for(|status| status.generation >= wanted)).await;
         }

@@ -137,7 +137,9 @@ fn text(event: &Event) -> String {
         Event::Draining(true) => "draining".to_owned(),
         Event::Draining(false) => "takes part again".to_owned(),
         Event::Stopping => "stopping".to_owned(),
-        Event::Stopped => "stopped: nothing is announced, and this machine is as it was".to_owned(),
+        Event::Stopped => {
+            "stopped: nothing is announced, and what this node changed on this machine is put back".to_owned()
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Where the traffic of plain services goes: each address and port to endpoints, by the kernel or by a relay.
 
+pub mod conntrack;
 pub mod nft;
 pub mod relay;
 

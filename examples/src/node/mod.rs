@@ -13,6 +13,7 @@ pub mod events;
 pub mod forward;
 pub mod gateway;
 pub mod handover;
+pub mod intent;
 pub mod links;
 pub mod listen;
 pub mod manifests;
@@ -79,7 +80,7 @@ impl NodeError {
     }
 }
 
-/// Runs a node until SIGTERM or SIGINT. SIGUSR1 drains it, SIGUSR2 ends the drain, SIGHUP reads the documents and the
+/// Runs a node until SIGTERM or SIGINT; a second one ends the grace period. SIGUSR1 drains it, SIGUSR2 ends the drain, SIGHUP reads the documents and the
 /// keys again.
 ///
 /// To be called from a thread that has no runtime. Exit code 0 after an orderly stop, 1 if something that it needs
@@ -152,6 +153,11 @@ impl Stage {
             eprintln!("the {name} did not end within {bound:?}");
         }
     }
+
+    /// Ends them where they are.
+    fn abandon(&mut self) {
+        self.tasks.abort_all();
+    }
 }
 
 type Stopped = std::pin::Pin<Box<dyn Future<Output = Stop> + Send>>;
@@ -165,7 +171,15 @@ async fn run(args: &NodeArgs) -> Result<(), NodeError> {
     if let Some(path) = args.manifests.iter().find(|path| !path.exists()) {
         return Err(NodeError::plain(format!("there is no file or folder {}", path.display())));
     }
+    if args.elector == ElectorMode::Gossip && !args.etcd.is_empty() {
+        return Err(NodeError::plain("--etcd goes with --elector lease-etcd only".to_owned()));
+    }
     let _only_one = args.changes_the_machine().then(claim_the_machine).transpose()?;
+    if args.changes_the_machine() {
+        // One that was killed may have forwarded and handed over where this one does not.
+        forward::nft::remove_leftover().await;
+        handover::remove_leftover().await;
+    }
 
     let gossip = start_gossip(args, &me, &teller, &mut electing)?;
     let elector: Arc<dyn LeaderElector> = match (&gossip, args.elector) {
@@ -247,31 +261,52 @@ async fn run(args: &NodeArgs) -> Result<(), NodeError> {
         }
     };
     teller.tell(&Event::Stopping);
+    let mut patient = true;
     if ended.is_ok() && !controller.is_alone() {
-        // The others take over while this node still answers; no other may be there to do so.
+        // The others take over while this node still serves what arrives; no other may be there to do so.
+        let given = controller.owned();
         controller.set_draining(true).await;
         let handed_over = async {
-            while !controller.owns_nothing() && ownership.changed().await.is_ok() {
+            while !controller.is_taken_over(&given) && ownership.changed().await.is_ok() {
                 controller.apply().await;
             }
         };
-        if timeout(HAND_OVER, handed_over).await.is_ok() && announces_on_segment {
-            tokio::time::sleep(LINGER).await;
-        }
+        let handing_over = async {
+            if timeout(HAND_OVER, handed_over).await.is_ok() && announces_on_segment {
+                tokio::time::sleep(LINGER + learning(args)).await;
+            }
+        };
+        patient = signals.interrupt(handing_over).await;
     }
     announcing.stop("announcers", HAND_OVER).await;
     electing.stop("elector", HAND_OVER).await;
-    if ended.is_ok() {
-        let forwarded = controller.connections_end(args.grace);
-        tokio::join!(serving.stop("gateways", args.grace + HAND_OVER), forwarded);
+    let in_peace = if patient {
+        let bound = args.grace + HAND_OVER;
+        let connections_end = async {
+            tokio::join!(serving.stop("gateways", bound), controller.connections_end(args.grace));
+        };
+        signals.interrupt(connections_end).await
     } else {
-        serving.stop("gateways", args.grace + HAND_OVER).await;
+        false
+    };
+    if !in_peace {
+        teller.tell(&Event::Notice("asked to stop again: connections that are open are cut".to_owned()));
+        serving.abandon();
     }
     controller.undo().await;
     if ended.is_ok() {
         teller.tell(&Event::Stopped);
     }
     ended
+}
+
+/// How long a new owner may take to learn that it is one.
+fn learning(args: &NodeArgs) -> Duration {
+    match args.elector {
+        ElectorMode::Gossip => Duration::ZERO,
+        // It reads the assignment as often as it renews its lease.
+        ElectorMode::LeaseEtcd => lease::Timing::of(args.lease).renew,
+    }
 }
 
 /// Two nodes in one network namespace would undo each other's addresses and rules. The name is the namespace's own and
@@ -493,6 +528,15 @@ impl Signals {
             _ = self.drain.recv() => Asked::Drain,
             _ = self.undrain.recv() => Asked::Undrain,
             _ = self.reload.recv() => Asked::Reload,
+        }
+    }
+
+    /// Does `work` unless this node is asked to stop once more meanwhile. Whether it was done.
+    async fn interrupt(&mut self, work: impl Future<Output = ()>) -> bool {
+        let asked = async { while !matches!(self.next().await, Asked::Stop) {} };
+        tokio::select! {
+            () = work => true,
+            () = asked => false,
         }
     }
 }

@@ -1,15 +1,16 @@
 //! The command line, and many seeds at once.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use clap::Parser;
 use serde_json::json;
 
-use super::{Failure, Fake, Outcome, run};
+use super::{Failure, Fake, Outcome, Wrong, run, traced};
 
 /// Repeats simulated clusters by their seeds: nodes, their segment, their clients and clocks in one process under
 /// virtual time, with what goes wrong there. Judges whether what is promised held.
@@ -17,14 +18,14 @@ use super::{Failure, Fake, Outcome, run};
 #[command(
     name = "simulate",
     version,
-    after_help = "Exit status: 0 every promise was kept, 1 one was broken, 2 bad arguments."
+    after_help = "Exit status: 0 every promise was kept, 1 one was broken, 2 bad arguments, or the output cannot be written."
 )]
 pub struct Args {
     /// The first seed
     #[arg(long, default_value_t = 0)]
     seed: u64,
 
-    /// How many seeds
+    /// How many seeds; 18446744073709551615 is the last one that there is
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     seeds: u64,
 
@@ -57,9 +58,21 @@ pub struct Tally {
 }
 
 impl Tally {
-    fn add(&mut self, outcome: &Outcome) {
+    /// Counts a seed that was run.
+    fn count(&mut self, ended: Result<Outcome, Failure>) {
         self.seeds += 1;
-        self.simulated_ms += u64::try_from(outcome.simulated.as_millis()).unwrap_or(0);
+        let simulated = match &ended {
+            Ok(outcome) => outcome.simulated,
+            Err(failure) => failure.simulated,
+        };
+        self.simulated_ms += u64::try_from(simulated.as_millis()).unwrap_or(0);
+        match ended {
+            Ok(outcome) => self.add(&outcome),
+            Err(failure) => self.failures.push(failure),
+        }
+    }
+
+    fn add(&mut self, outcome: &Outcome) {
         for (name, value) in &outcome.figures {
             let (sum, most) = self.figures.entry(name).or_default();
             *sum += value;
@@ -89,26 +102,26 @@ impl Tally {
 }
 
 /// Runs these seeds on all cores, until so many have failed.
-pub fn run_many(seeds: Range<u64>, fake: Fake, failures: u64) -> Tally {
+pub fn run_many<I>(seeds: impl IntoIterator<IntoIter = I>, wrong: impl Into<Wrong>, failures: u64) -> Tally
+where
+    I: Iterator<Item = u64> + Send,
+{
+    let wrong = wrong.into();
     let threads = thread::available_parallelism().map_or(1, usize::from);
-    let next = AtomicU64::new(seeds.start);
+    let seeds = Mutex::new(seeds.into_iter());
     let failed = AtomicU64::new(0);
     let work = || {
         let mut tally = Tally::default();
-        loop {
-            let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= seeds.end || failed.load(Ordering::Relaxed) >= failures {
-                return tally;
+        while failed.load(Ordering::Relaxed) < failures {
+            let next = seeds.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let Some(seed) = next else { break };
+            let ended = run(seed, wrong, false);
+            if ended.is_err() {
+                failed.fetch_add(1, Ordering::Relaxed);
             }
-            match run(seed, fake, false) {
-                Ok(outcome) => tally.add(&outcome),
-                Err(failure) => {
-                    failed.fetch_add(1, Ordering::Relaxed);
-                    tally.seeds += 1;
-                    tally.failures.push(failure);
-                }
-            }
+            tally.count(ended);
         }
+        tally
     };
     thread::scope(|scope| {
         let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
@@ -127,15 +140,31 @@ pub fn run_many(seeds: Range<u64>, fake: Fake, failures: u64) -> Tally {
 pub fn main(args: &Args) -> ExitCode {
     let tally = if args.trace {
         let mut tally = Tally::default();
-        match run(args.seed, Fake::None, true) {
-            Ok(outcome) => tally.add(&outcome),
-            Err(failure) => tally.failures.push(failure),
-        }
+        tally.count(run(args.seed, Fake::None, true));
         tally
     } else {
-        run_many(args.seed..args.seed.saturating_add(args.seeds), Fake::None, args.failures)
+        // The last seed that there is may be among them.
+        let last = args.seed.saturating_add(args.seeds - 1);
+        if last - args.seed < args.seeds - 1 {
+            let _ = writeln!(io::stderr().lock(), "notice: {last} is the last seed that there is");
+        }
+        run_many(args.seed..=last, Fake::None, args.failures)
     };
-    if args.json {
+    let written = traced().and_then(|()| report(&tally, args.json, &mut io::stdout().lock()));
+    match written {
+        // Of a reader that has seen enough, as `head`, what was found is still true.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            // Who cannot read this either has the status.
+            let _ = writeln!(io::stderr().lock(), "error: the output cannot be written: {error}");
+            ExitCode::from(2)
+        }
+        _ if tally.failures.is_empty() => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    }
+}
+
+fn report(tally: &Tally, json: bool, out: &mut dyn Write) -> io::Result<()> {
+    if json {
         let failures: Vec<_> = tally
             .failures
             .iter()
@@ -146,24 +175,46 @@ pub fn main(args: &Args) -> ExitCode {
             .iter()
             .map(|(name, (sum, most))| (name, json!({"sum": sum, "most": most})))
             .collect();
-        println!(
-            "{}",
-            json!({
-                "seeds": tally.seeds,
-                "simulated_ms": tally.simulated_ms,
-                "figures": figures,
-                "faults": tally.faults,
-                "failures": failures,
-            })
-        );
+        let line = json!({
+            "seeds": tally.seeds,
+            "simulated_ms": tally.simulated_ms,
+            "figures": figures,
+            "faults": tally.faults,
+            "failures": failures,
+        });
+        writeln!(out, "{line}")?;
     } else {
         for failure in &tally.failures {
-            println!("{failure}\n");
+            writeln!(out, "{failure}\n")?;
         }
-        println!("{} seeds, {} s of virtual time", tally.seeds, tally.simulated_ms / 1000);
+        writeln!(out, "{} seeds, {} s of virtual time", tally.seeds, tally.simulated_ms / 1000)?;
         for (name, (sum, most)) in &tally.figures {
-            println!("{name:>24}: {sum}, at most {most} in a seed");
+            writeln!(out, "{name:>24}: {sum}, at most {most} in a seed")?;
         }
     }
-    if tally.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    out.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_counts_however_it_ends() {
+        let mut tally = Tally::default();
+        for wrong in [Wrong::Program(Fake::None), Wrong::Swamped] {
+            tally.count(run(0, wrong, false));
+        }
+        assert_eq!((tally.seeds, tally.failures.len()), (2, 1));
+        let simulated = |failure: &Failure| u64::try_from(failure.simulated.as_millis()).unwrap();
+        let rest = tally.simulated_ms - tally.failures.iter().map(simulated).sum::<u64>();
+        assert!(rest > 1000, "{rest} ms of the seed that keeps its promises");
+    }
+
+    #[test]
+    fn the_last_seed_is_one() {
+        let tally = run_many(u64::MAX - 1..=u64::MAX, Wrong::TooManyServices, 9);
+        let seeds: Vec<u64> = tally.failures.iter().map(|failure| failure.seed).collect();
+        assert_eq!((tally.seeds, seeds), (2, vec![u64::MAX - 1, u64::MAX]));
+    }
 }

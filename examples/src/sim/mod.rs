@@ -24,7 +24,7 @@
 //!    - a process that went on within a batch: that one batch, at most 64 frames;
 //!    - by gossip, after a cut has healed or a cable is in again: `Scenario::healing`, two rounds of heartbeats (five, if
 //!      messages are lost) and the way to the announcers, four more (`Scenario::greeting`) where a node was started meanwhile,
-//!      which the others never met; the same for one that stood still when it healed;
+//!      which the others never met; the same for one that stood still when it healed or was healing, or when another started;
 //!    - what was spoken on the other side of a cut, or while the other stood still, by one that does not run any more:
 //!      nobody can know.
 //! 2. **Somebody answers again.** A question (that is not lost) is asked for each address on behalf of each client. From
@@ -53,15 +53,85 @@ mod referee;
 mod scenario;
 mod world;
 
+use std::cell::RefCell;
 use std::fmt;
+use std::io::{self, Write as _};
 
-use lbcore::time::Duration;
+use lbcore::time::{Duration, Instant};
 
 pub use cli::{Args, Tally, main, run_many};
 pub use scenario::Fake;
 
-use self::scenario::Scenario;
+use self::neighbours::Neighbours;
+use self::scenario::{Action, Mode, Scenario};
 use self::world::World;
+
+/// What is wrong on purpose, so that it can be seen that the referee finds it: a program, or what is around programs
+/// that are right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wrong {
+    /// A part of a program.
+    Program(Fake),
+    /// The first node's clock runs twenty times too fast.
+    FastClock,
+    /// The clients keep what they have learnt of an address, whatever frames reach them.
+    PermanentNeighbours,
+    /// Every frame is labelled with the first term, so that only who spoke last tells.
+    OneTerm,
+    /// The first node stands still for longer than the referee takes a fault to last.
+    LongPause,
+    /// The referee takes all for quiet from the start on: what nodes do about a fault they do for no reason.
+    UntoldFaults,
+    /// The electors are given times that contradict each other.
+    NoTiming,
+    /// More is under way than anything that is right would ever send.
+    Swamped,
+    /// There are more services than addresses.
+    TooManyServices,
+}
+
+impl Wrong {
+    fn fake(self) -> Fake {
+        match self {
+            Self::Program(fake) => fake,
+            _ => Fake::None,
+        }
+    }
+
+    /// Changes what the world is made of.
+    fn spoil(self, scenario: &mut Scenario) {
+        match self {
+            Self::FastClock => scenario.drift[0].1 = 19_000_000,
+            Self::PermanentNeighbours => scenario.caches.delay = Neighbours::PERMANENT,
+            Self::LongPause => {
+                let at = Instant::from_millis(100) + scenario.calm();
+                let span = scenario.calm() + scenario.healing() + Duration::from_millis(100);
+                scenario.actions = vec![(at, Action::Pause(0, span, false))];
+                scenario.end = at + span * 2;
+                // Where messages are lost, so may leases be.
+                scenario.net.loss = 0;
+            }
+            Self::NoTiming => match &mut scenario.mode {
+                Mode::Gossip(timing) => timing.missed = 0,
+                Mode::Lease(duration) => *duration = Duration::ZERO,
+            },
+            // The end of a cut that there never was changes nothing.
+            Self::Swamped => {
+                let nothing = (scenario.end, Action::Heal(u32::MAX));
+                scenario.actions.extend(std::iter::repeat_n(nothing, 100_001));
+            }
+            Self::TooManyServices => scenario.v4 = 100,
+            // Of these the referee knows.
+            Self::Program(_) | Self::OneTerm | Self::UntoldFaults => {}
+        }
+    }
+}
+
+impl From<Fake> for Wrong {
+    fn from(fake: Fake) -> Self {
+        Self::Program(fake)
+    }
+}
 
 /// What became of a seed in which no promise was broken.
 #[derive(Clone, Debug)]
@@ -83,6 +153,8 @@ pub struct Failure {
     pub seed: u64,
     /// What is wrong.
     pub what: String,
+    /// How much time had passed in it.
+    pub simulated: Duration,
     /// What befell the cluster until then, in words.
     pub story: Vec<String>,
 }
@@ -99,32 +171,37 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// Tells the story of `seed`, and judges it. With `trace` every frame and event is printed.
+/// Tells the story of `seed`, and judges it, with something [`Wrong`] if so said (or [`Fake::None`]). With `trace` every
+/// frame and event is printed.
 ///
 /// # Errors
 /// The first promise that was broken.
-pub fn run(seed: u64, fake: Fake, trace: bool) -> Result<Outcome, Failure> {
-    let scenario = Scenario::of_seed(seed, fake);
+pub fn run(seed: u64, wrong: impl Into<Wrong>, trace: bool) -> Result<Outcome, Failure> {
+    let wrong = wrong.into();
+    let mut scenario = Scenario::of_seed(seed, wrong.fake());
+    wrong.spoil(&mut scenario);
     let headline = headline(&scenario);
     if trace {
-        println!("{headline}");
+        self::trace(format_args!("{headline}"));
     }
-    let failure = |what: String, story: Vec<String>| Failure {
+    let failure = |what: String, simulated: Duration, story: Vec<String>| Failure {
         seed,
         what,
+        simulated,
         story: std::iter::once(headline.clone()).chain(story).collect(),
     };
-    let mut world = World::new(scenario, trace).map_err(|what| failure(what, Vec::new()))?;
+    let mut world = World::new(scenario, trace).map_err(|what| failure(what, Duration::ZERO, Vec::new()))?;
+    world.referee.wrong = wrong;
     world.run();
     let at = world.now;
     if let Some(what) = world.referee.failure {
-        return Err(failure(format!("at {at:?}: {what}"), world.story));
+        return Err(failure(format!("at {at:?}: {what}"), at.saturating_since(Instant::ZERO), world.story));
     }
     let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
     let figures = &world.referee.figures;
     Ok(Outcome {
         story: world.story,
-        simulated: world.scenario.end.saturating_since(lbcore::time::Instant::ZERO),
+        simulated: world.scenario.end.saturating_since(Instant::ZERO),
         events: world.events,
         figures: vec![
             ("moves", figures.moves),
@@ -139,6 +216,25 @@ pub fn run(seed: u64, fake: Fake, trace: bool) -> Result<Outcome, Failure> {
             ("busiest_second_percent", figures.busiest_second),
         ],
     })
+}
+
+std::thread_local! {
+    /// Why a line of this thread's trace could not be written.
+    static UNWRITTEN: RefCell<Option<io::Error>> = const { RefCell::new(None) };
+}
+
+/// A line of a trace. After one that could not be written there are no more.
+fn trace(line: fmt::Arguments<'_>) {
+    UNWRITTEN.with_borrow_mut(|unwritten| {
+        if unwritten.is_none() {
+            *unwritten = writeln!(io::stdout().lock(), "{line}").err();
+        }
+    });
+}
+
+/// Whether this thread's traces could be written, since this was last asked.
+fn traced() -> io::Result<()> {
+    UNWRITTEN.take().map_or(Ok(()), Err)
 }
 
 /// What the cluster is like, in a line.

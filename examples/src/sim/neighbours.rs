@@ -115,6 +115,9 @@ pub(crate) struct Neighbours {
 }
 
 impl Neighbours {
+    /// As a delay: what is learnt of an address holds for ever, as with `ip neigh replace … nud permanent`.
+    pub(crate) const PERMANENT: Duration = Duration::MAX;
+
     pub(crate) fn new(
         mac: MacAddr,
         v4: Ipv4Addr,
@@ -191,6 +194,9 @@ impl Neighbours {
             Kind::Weak => false,
         };
         let valid = !matches!(entry.state, State::Incomplete { .. } | State::Failed);
+        if valid && self.delay == Self::PERMANENT {
+            return;
+        }
         if valid && word.mac != entry.mac && !overrides {
             if !v4 && entry.state == State::Reachable {
                 entry.state = State::Stale;

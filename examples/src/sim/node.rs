@@ -1,6 +1,6 @@
 //! A simulated machine with its process: the elector, the controller and the announcer of one node.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -9,13 +9,13 @@ use announce_l2::wire::{FrameBuf, MacAddr};
 use elect_gossip::machine as gossip;
 use elect_lease::machine as lease;
 use lbcore::announce::{AnnounceSet, AnnounceStatus};
-use lbcore::elect::{Bid, Candidacy, LeaseId, Ownership, Renewals, Term};
+use lbcore::elect::{Candidacy, LeaseId, Ownership, Renewals, Term};
 use lbcore::id::{NodeName, Role};
 use lbcore::plan::{self, Allocations, LocalHealth, World as Documents};
 use lbcore::time::Instant;
 
 use super::clock::Skewed;
-use crate::node::links::Links;
+use crate::node::intent::Intent;
 
 /// The only interface of a node.
 pub(crate) const INTERFACE: IfIndex = IfIndex(2);
@@ -104,8 +104,7 @@ impl Brain {
         }
     }
 
-    fn bid(&mut self, now: Instant, candidacy: Candidacy) {
-        let candidacy = Arc::new(candidacy);
+    fn bid(&mut self, now: Instant, candidacy: Arc<Candidacy>) {
         match self {
             Self::Gossip(machine) => machine.handle(now, gossip::Input::Candidacy(candidacy)),
             Self::Lease(machine) => machine.handle(now, lease::Input::Candidacy(candidacy)),
@@ -159,13 +158,9 @@ pub(crate) struct Process {
     pub(crate) responder: Responder,
     pub(crate) ownership: Arc<Ownership>,
     pub(crate) renewals: Renewals,
-    links: Links,
+    intent: Intent,
     health: LocalHealth,
-    generation: u64,
-    bids: BTreeMap<Role, Bid>,
-    /// The last set that the controller made.
-    desired: Arc<AnnounceSet>,
-    /// The same, for as long as the announcer has not taken it.
+    /// The last set that the controller made, for as long as the announcer has not taken it.
     mailbox: Option<Arc<AnnounceSet>>,
     /// The set that the announcer has taken last.
     pub(crate) set: Arc<AnnounceSet>,
@@ -193,11 +188,8 @@ impl Process {
             responder: Responder::new(config),
             ownership: Arc::default(),
             renewals: Renewals::default(),
-            links: Links::default(),
+            intent: Intent::default(),
             health: LocalHealth::default(),
-            generation: 0,
-            bids: BTreeMap::new(),
-            desired: Arc::default(),
             mailbox: None,
             set: Arc::default(),
             status: AnnounceStatus::default(),
@@ -258,30 +250,28 @@ impl Process {
         allocations: &Allocations,
         (ready, draining): (bool, bool),
     ) -> (bool, bool, Option<Instant>) {
-        let heard = self.ownership.members.len() > 1;
-        self.health.interfaces = Some(self.links.reliable(now, heard));
+        self.intent.set_members(me, &self.ownership);
+        self.health.interfaces = Some(self.intent.reliable_links(now));
         self.health.ready = ready;
         self.health.draining = draining;
         let bids = plan::candidacy(documents, allocations, me, &self.health);
         let announcements = plan::announce(documents, allocations, &self.ownership, me, &self.health);
-        let mut set = AnnounceSet::new(self.generation + 1, announcements.l2);
-        set.standby = announcements.standby;
-        set.members.clone_from(&self.ownership.members);
-        let last = &self.desired;
-        let mail =
-            (&last.entries, &last.standby, &last.members) != (&set.entries, &set.standby, &set.members);
+        let set = self.intent.announce("l2", announcements.l2, announcements.standby, &self.ownership);
+        let mail = set.is_some();
         if mail {
-            self.generation += 1;
-            self.desired = Arc::new(set);
-            self.mailbox = Some(self.desired.clone());
+            self.mailbox = set;
         }
-        let told = bids != self.bids;
-        if told {
-            self.generation += 1;
-            self.brain.bid(now, Candidacy::new(self.generation, bids.clone()));
-            self.bids = bids;
+        let candidacy = self.intent.bid(bids);
+        let told = candidacy.is_some();
+        if let Some(candidacy) = candidacy {
+            self.brain.bid(now, candidacy);
         }
-        (mail, told, self.links.next_change(now))
+        (mail, told, self.intent.next_change(now))
+    }
+
+    /// Whether it may own by one of its links, as far as the link goes.
+    pub(crate) fn trusts_a_link(&self, now: Instant) -> bool {
+        !self.intent.reliable_links(now).is_empty()
     }
 
     /// The announcer takes its mail.
@@ -290,6 +280,7 @@ impl Process {
             if self.forgets_terms {
                 let set = Arc::make_mut(&mut desired);
                 set.entries.values_mut().for_each(|entry| entry.term = Term(1));
+                set.owners.values_mut().for_each(|owner| owner.term = Term(1));
             }
             self.set = desired.clone();
             self.responder.handle(now, l2::Input::Desired(desired));
@@ -305,7 +296,7 @@ impl Process {
         let mut interface = Interface::new(INTERFACE, "eth0", mac);
         interface.up = up;
         let interfaces = [interface];
-        self.links.update(now, &interfaces);
+        self.intent.set_interfaces(now, &interfaces);
         self.responder.handle(now, l2::Input::Interfaces(&interfaces));
     }
 

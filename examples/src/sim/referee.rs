@@ -7,7 +7,11 @@ use lbcore::elect::Term;
 use lbcore::time::{Duration, Instant};
 
 use super::neighbours::Kind;
-use super::scenario::Scenario;
+use super::scenario::{Mode, Scenario};
+use super::{Fake, Wrong};
+
+/// By then all nodes have started.
+const STARTED: Instant = Instant::from_millis(50);
 
 /// What a node has said of an address.
 #[derive(Clone, Copy, Debug, Default)]
@@ -63,8 +67,11 @@ pub(crate) struct Referee {
     due: Vec<Instant>,
     /// Until then two that heard nothing of each other may both speak.
     lenient_until: Instant,
+    by_gossip: bool,
     /// From then on nothing moves.
     pub(crate) quiet_at: Instant,
+    /// What is wrong on purpose; some of it with what the referee is told.
+    pub(crate) wrong: Wrong,
     pub(crate) clients: Vec<Vec<Experience>>,
     /// When the next unasked frame of each node would be due if they were evenly spaced.
     paced: Vec<Instant>,
@@ -99,7 +106,9 @@ impl Referee {
             speaker: vec![None; count],
             due: vec![Instant::ZERO; count],
             lenient_until: Instant::ZERO,
+            by_gossip: matches!(scenario.mode, Mode::Gossip(_)),
             quiet_at: Instant::ZERO,
+            wrong: Wrong::Program(Fake::None),
             clients: vec![vec![Experience::default(); count]; scenario.clients],
             paced: vec![Instant::ZERO; nodes],
             seconds: vec![(0, 0); nodes],
@@ -132,12 +141,16 @@ impl Referee {
                 *due = (*due).max(now + bound);
             }
         }
-        self.quiet_at = self.quiet_at.max(now + calm);
+        if self.wrong != Wrong::UntoldFaults || now <= STARTED {
+            self.quiet_at = self.quiet_at.max(now + calm);
+        }
     }
 
-    /// Nodes that heard nothing of each other do so again.
+    /// Nodes that heard nothing of each other do so again. With leases they need not.
     pub(crate) fn lenient(&mut self, until: Instant) {
-        self.lenient_until = self.lenient_until.max(until);
+        if self.by_gossip {
+            self.lenient_until = self.lenient_until.max(until);
+        }
     }
 
     /// What `node` knew of terms is known to nobody any more.
@@ -158,6 +171,7 @@ impl Referee {
     pub(crate) fn heard(&mut self, now: Instant, it: Heard) {
         self.figures.frames += 1;
         let Heard { node, address, kind, term, related, running } = it;
+        let term = if self.wrong == Wrong::OneTerm { Term(1) } else { term };
         let mine = self.spoken[address][node];
         let name = self.addresses[address];
         for (other, theirs) in self.spoken[address].clone().into_iter().enumerate() {

@@ -204,13 +204,17 @@ impl Scenario {
         }
     }
 
-    /// The same for a node that hears nobody: a fresh link counts only after a while, and a fresh process listens.
-    pub(crate) fn alone(&self) -> Duration {
-        let listening = match self.mode {
+    /// How long a fresh process only listens.
+    pub(crate) fn listening(&self) -> Duration {
+        match self.mode {
             Mode::Gossip(timing) => timing.takeover() * 4,
             Mode::Lease(duration) => duration,
-        };
-        crate::node::links::SETTLED + listening + self.takeover()
+        }
+    }
+
+    /// The same for a fresh process that hears nobody: it listens, and its links count only after a while.
+    pub(crate) fn alone(&self) -> Duration {
+        crate::node::links::SETTLED + self.listening() + self.takeover()
     }
 
     /// A planned move: an owner falls silent, and the next one speaks.

@@ -4,15 +4,13 @@
 
 use std::io;
 use std::net::Ipv4Addr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
 use announce_l2::wire::MacAddr;
 use announce_l2::wire::arp::Arp;
-use lbcore_examples::netns::Host;
-use nix::sys::socket::{
-    AddressFamily, LinkAddr, MsgFlags, MultiHeaders, SockFlag, SockType, sendmmsg, socket,
-};
+use lbcore_examples::netns::{Host, RawSocket};
+use nix::sys::socket::{MsgFlags, MultiHeaders, sendmmsg};
 
 use super::{GENERATOR_CORE, responders::pin};
 
@@ -21,8 +19,7 @@ const BATCH: usize = 64;
 /// A socket of a host, and the requests that it sends in turn.
 pub(super) struct Generator<'h> {
     host: &'h Host,
-    socket: OwnedFd,
-    interface: LinkAddr,
+    socket: RawSocket,
     requests: Vec<Vec<u8>>,
 }
 
@@ -34,19 +31,12 @@ pub(super) struct Flood {
 
 impl<'h> Generator<'h> {
     pub(super) fn new(host: &'h Host, targets: &[Ipv4Addr]) -> io::Result<Self> {
-        let (socket, interface) = host.enter(|| {
-            let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)?;
-            let mut interfaces = nix::ifaddrs::getifaddrs()?;
-            let link = interfaces.find_map(|entry| {
-                entry.address?.as_link_addr().copied().filter(|_| entry.interface_name == "eth0")
-            });
-            Ok::<_, io::Error>((socket, link.ok_or_else(|| io::Error::other("there is no eth0"))?))
-        })?;
+        let socket = RawSocket::open(host, "eth0")?;
         let (mac, me) = (MacAddr(host.mac()), Ipv4Addr::new(10, 0, 0, 1));
         let request = |target: &Ipv4Addr| {
             Arp::directed(mac, me, *target).to_frame(MacAddr::BROADCAST).as_bytes().to_vec()
         };
-        Ok(Self { host, socket, interface, requests: targets.iter().map(request).collect() })
+        Ok(Self { host, socket, requests: targets.iter().map(request).collect() })
     }
 
     /// Sends requests for `span`: as fast as it can, or so many a second.
@@ -62,7 +52,7 @@ impl<'h> Generator<'h> {
 
     fn send_here(&self, span: Duration, per_second: Option<u32>) -> io::Result<Flood> {
         let mut headers = MultiHeaders::preallocate(BATCH, None);
-        let to = [Some(self.interface); BATCH];
+        let to = [Some(self.socket.interface()); BATCH];
         let begin = Instant::now();
         let (mut sent, mut next) = (0_u64, 0);
         while begin.elapsed() < span {
@@ -73,7 +63,8 @@ impl<'h> Generator<'h> {
             let batch: Vec<[io::IoSlice<'_>; 1]> = (next..next + BATCH)
                 .map(|at| [io::IoSlice::new(&self.requests[at % self.requests.len()])])
                 .collect();
-            let results = sendmmsg(self.socket.as_raw_fd(), &mut headers, &batch, to, [], MsgFlags::empty())?;
+            let socket = self.socket.as_fd().as_raw_fd();
+            let results = sendmmsg(socket, &mut headers, &batch, to, [], MsgFlags::empty())?;
             let done = results.count();
             next = (next + done) % self.requests.len();
             sent += u64::try_from(done).unwrap_or(0);
@@ -89,11 +80,11 @@ impl<'h> Generator<'h> {
         packets.ok_or_else(|| io::Error::other("the interface has no counters"))
     }
 
-    /// The same when nothing more comes.
-    pub(super) fn received_at_rest(&self) -> io::Result<u64> {
+    /// The same when nothing more comes for so long.
+    pub(super) fn received_at_rest(&self, quiet: Duration) -> io::Result<u64> {
         let mut before = self.received()?;
         loop {
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::sleep(quiet);
             let now = self.received()?;
             if now == before {
                 return Ok(now);

@@ -13,6 +13,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use announce_l2::driver::{Config, L2Announcer};
+use announce_l2::machine::Pace;
 use lbcore::announce::{AnnounceSet, AnnounceState, Announcement, Announcer, Interfaces, Stop};
 use lbcore::elect::{LeaseId, Term};
 use lbcore_examples::netns::Host;
@@ -41,11 +42,12 @@ pub(super) enum Responder {
 }
 
 impl Responder {
-    pub(super) fn start(system: &str, host: &Host, addresses: &[Ipv4Addr]) -> io::Result<Self> {
+    /// `pace` is that of lbcore's announcements: the others make none.
+    pub(super) fn start(system: &str, host: &Host, addresses: &[Ipv4Addr], pace: Pace) -> io::Result<Self> {
         match system {
             "kernel" => kernel(host, addresses),
             "pnet" => pnet(host, addresses),
-            _ => lbcore(host, addresses),
+            _ => lbcore(host, addresses, pace),
         }
     }
 
@@ -81,7 +83,7 @@ fn kernel(host: &Host, addresses: &[Ipv4Addr]) -> io::Result<Responder> {
 }
 
 /// The announcer as a controller has it, in a runtime of one thread.
-fn lbcore(host: &Host, addresses: &[Ipv4Addr]) -> io::Result<Responder> {
+fn lbcore(host: &Host, addresses: &[Ipv4Addr], pace: Pace) -> io::Result<Responder> {
     let lease = LeaseId::FIRST;
     let how = Announcement::on_segment(lease, Term(2), Interfaces::All);
     let entries = addresses.iter().map(|address| (IpAddr::from(*address), how.clone()));
@@ -93,7 +95,9 @@ fn lbcore(host: &Host, addresses: &[Ipv4Addr]) -> io::Result<Responder> {
             pin(RESPONDER_CORE)?;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
-                let (announcer, driver) = L2Announcer::new(Config::default()).map_err(io::Error::other)?;
+                let mut config = Config::default();
+                config.machine.pace = pace;
+                let (announcer, driver) = L2Announcer::new(config).map_err(io::Error::other)?;
                 announcer.set_desired(set);
                 announcer.renew(lease, lbcore::time::Instant::FAR_FUTURE);
                 let _ = started.send((nix::unistd::gettid(), announcer.status()));

@@ -8,6 +8,7 @@ use std::process::Stdio;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
+use super::conntrack::{self, State, Tracked};
 use super::{Forwarding, Frontend};
 use crate::node::delivery::{DeliveryError, Sysctls};
 use lbcore::allocator::Protocol;
@@ -15,7 +16,7 @@ use lbcore::allocator::Protocol;
 /// The table that is ours alone.
 const TABLE: &str = "lbcore_node";
 /// Marks connections that we redirected, so that only those get this node's source address.
-const MARK: &str = "0x6c620000";
+const MARK: u32 = 0x6c62_0000;
 
 /// Why the kernel cannot forward.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +28,9 @@ pub enum NftError {
     /// The rules were not taken.
     #[error("nft refuses the rules: {0}")]
     Refused(String),
+    /// The kernel does not tell which connections it redirects.
+    #[error("the kernel does not tell which connections it redirects (CONFIG_NF_CT_NETLINK)")]
+    Untold(#[source] io::Error),
     /// Forwarding is off and stays off.
     #[error(transparent)]
     Sysctl(#[from] DeliveryError),
@@ -73,25 +77,41 @@ impl Nft {
         if self.applied.is_empty() {
             return Some(0);
         }
-        let mark = u32::from_str_radix(MARK.trim_start_matches("0x"), 16).unwrap_or_default();
-        let mark = format!(" mark={mark} ");
-        let table = std::fs::read_to_string("/proc/thread-self/net/nf_conntrack").ok()?;
-        let ours = |line: &&str| line.contains(" ESTABLISHED ") && line.contains(&mark);
-        Some(table.lines().filter(ours).count())
+        let connections = redirected().ok()?;
+        Some(connections.iter().filter(|connection| connection.state == State::Established).count())
     }
 
     /// Removes the table and puts the settings back.
     pub async fn undo(mut self) {
-        if let Err(error) = run(&format!("table inet {TABLE}\ndelete table inet {TABLE}\n")).await {
+        if let Err(error) = run(&without_table()).await {
             eprintln!("{error}");
         }
         self.sysctls.restore();
     }
 }
 
+fn without_table() -> String {
+    format!("table inet {TABLE}\ndelete table inet {TABLE}\n")
+}
+
+/// Removes what a process that was killed left behind. Where `nft` cannot, there is nothing.
+pub(in crate::node) async fn remove_leftover() {
+    let _ = run(&without_table()).await;
+}
+
+/// The TCP connections that this machine has redirected.
+///
+/// # Errors
+/// As of [`conntrack::marked`].
+pub(in crate::node) fn redirected() -> io::Result<Vec<Tracked>> {
+    conntrack::marked(MARK)
+}
+
 /// Has `nft` take these rules, all or none.
 pub(in crate::node) async fn run(rules: &str) -> Result<(), NftError> {
-    let mut child = Command::new("nft")
+    // Ordinary users have it out of their path.
+    let program = crate::netns::locate("nft").unwrap_or_else(|| "nft".into());
+    let mut child = Command::new(program)
         .args(["-f", "-"])
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
@@ -135,7 +155,7 @@ fn ruleset(wanted: &Forwarding) -> String {
          \x20 }}\n\
          \x20 chain postrouting {{\n\
          \x20   type nat hook postrouting priority srcnat; policy accept;\n\
-         \x20   ct mark {MARK} masquerade\n\
+         \x20   ct mark {MARK:#x} masquerade\n\
          \x20 }}\n\
          }}\n"
     )
@@ -152,7 +172,7 @@ fn rule(frontend: &Frontend, endpoints: &[SocketAddr]) -> Option<String> {
         return None;
     }
     let mut rule = format!(
-        "{family} daddr {} {protocol} dport {} ct mark set {MARK} dnat {family} to ",
+        "{family} daddr {} {protocol} dport {} ct mark set {MARK:#x} dnat {family} to ",
         frontend.address, frontend.port
     );
     if let [only] = endpoints {
