@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use announce_l2::machine::{IfIndex, Interface};
@@ -127,6 +128,55 @@ fn open_connections_stay_with_the_former_owner_and_new_ones_do_not() {
         for stream in &mut open {
             assert!(ask(stream).is_err(), "a kernel that does not know a connection resets it");
         }
+    });
+}
+
+#[test]
+fn who_begins_while_the_address_moves_is_known() {
+    netns::test("who_begins_while_the_address_moves_is_known", || {
+        if ["nft", "ip"].iter().any(|program| netns::find_program(program).is_none()) {
+            return;
+        }
+        let lan = Segment::new("lan").unwrap();
+        let host = |name, address: &str| lan.host(name, &[address.parse().unwrap()]).unwrap();
+        let (one, two) = (host("n1", "192.0.2.11/24"), host("n2", "192.0.2.12/24"));
+        let client = host("client", "192.0.2.100/24");
+        let vip: IpAddr = "192.0.2.200".parse().unwrap();
+        for (node, name) in [(&one, b'1'), (&two, b'2')] {
+            node.add_address("lo", vip.into()).unwrap();
+            serve(node, SocketAddr::new(vip, 80), name);
+        }
+        // It owned the address before the first node did, and this client did not hear of the change.
+        points_to(&client, vip, &two);
+        let moved = AtomicBool::new(false);
+        let opened = std::thread::scope(|scope| {
+            let begins = client.enter(|| {
+                scope.spawn(|| {
+                    let mut opened = Vec::new();
+                    while !moved.load(Ordering::Relaxed) {
+                        let mut stream = TcpStream::connect(SocketAddr::new(vip, 80)).unwrap();
+                        opened.push((ask(&mut stream).ok(), stream));
+                    }
+                    opened
+                })
+            });
+            two.enter(|| {
+                in_runtime(async {
+                    let mut passing = HandOver::new(Duration::from_secs(60)).await.unwrap();
+                    passing.set_interfaces(&interfaces(&two));
+                    let former = [(vip, member(&one))].into();
+                    passing.apply(Instant::now(), &former, &BTreeMap::new(), |_| Holder::Us).await.unwrap();
+                });
+            });
+            moved.store(true, Ordering::Relaxed);
+            begins.join().unwrap()
+        });
+        let asked = opened.into_iter().map(|(answer, mut stream)| (answer, ask(&mut stream).ok()));
+        let asked: Vec<_> = asked.collect();
+        assert!(
+            asked.len() > 10 && asked.iter().all(|answers| *answers == (Some(b'2'), Some(b'2'))),
+            "{asked:?}"
+        );
     });
 }
 

@@ -15,6 +15,8 @@
 //! - An address that nobody of the cluster owned before ([`Term::FIRST`]) is probed for first (RFC 5227 §2.1, RFC 4862
 //!   §5.4), and left alone if a stranger has it. A takeover never waits for that.
 //! - An address whose owner has a newer term than ours ([`AnnounceSet::owners`]) is not spoken for.
+//! - When a member appears ([`AnnounceSet::members`]), what is spoken for is announced again: it may come from a part of
+//!   the network that was cut off, and whose hosts heard nothing of us.
 //! - A frame that was made and not sent by its [`Transmit::deadline`] must not be sent. That is the driver's part.
 //!
 //! What remains is a process that stops after the driver's last look at the clock and before its `sendmmsg`: at most
@@ -449,7 +451,7 @@ impl Responder {
             self.status_version += 1;
         }
         if new.members != old.members {
-            self.peers.clear();
+            let known = std::mem::take(&mut self.peers);
             for (node, member) in &new.members {
                 for (interface, mac) in &member.hardware {
                     let peer = self.peers.entry(MacAddr(*mac));
@@ -457,6 +459,9 @@ impl Responder {
                 }
             }
             self.judge_conflicts();
+            if self.peers.keys().any(|mac| !known.contains_key(mac)) {
+                self.announce_again(now);
+            }
         }
         if new.standby != old.standby {
             self.watch_version += 1;
@@ -628,6 +633,16 @@ impl Responder {
         }
     }
 
+    /// Plans an announcement of all that is spoken for, after what is more urgent.
+    fn announce_again(&mut self, now: Instant) {
+        for port in self.ports.values_mut() {
+            let index = port.interface.index;
+            for (address, entry) in self.entries.iter().filter(|(_, entry)| entry.speaks_on(index)) {
+                port.schedule.add(Job::Again(0, *address), Tag { gain: entry.gain, since: now });
+            }
+        }
+    }
+
     fn set_interfaces(&mut self, now: Instant, table: &[Interface]) {
         let mut old = std::mem::take(&mut self.ports);
         let mut changed = false;
@@ -740,7 +755,11 @@ impl Responder {
                 let address = job.address();
                 let Some(entry) = entries.get_mut(&address) else { continue };
                 let deadline = entry.lease.map_or(Instant::ZERO, |lease| leases.until(lease));
-                let tag = if matches!(job, Job::First(_)) { Tag { since: now, ..tag } } else { tag };
+                let tag = if matches!(job, Job::First(_) | Job::Again(0, _)) {
+                    Tag { since: now, ..tag }
+                } else {
+                    tag
+                };
                 if let (Job::Probe(_), Some(Check::Asking { sent, last, nonce })) =
                     (job, entry.checks.get_mut(&index))
                 {

@@ -32,7 +32,7 @@ pub(crate) enum Job {
     Asker(IpAddr, Ipv4Addr, MacAddr),
     /// Ask whether a stranger has it.
     Probe(IpAddr),
-    /// Tell everybody again; which time this is.
+    /// Tell everybody again; which time this is, from 0 where no first one went before.
     Again(u8, IpAddr),
     /// Show the switches our hardware address.
     Refresh(IpAddr),

@@ -641,6 +641,35 @@ fn a_claimant_is_judged_anew_when_the_members_change() {
 }
 
 #[test]
+fn who_appears_may_come_from_where_nobody_heard_of_us() {
+    let mut bench = owner();
+    let with = |generation, nodes: &[(&str, MacAddr)]| {
+        let mut wanted = AnnounceSet::new(generation, [entry(v4(10)), entry(v6(0x10))]);
+        for (node, mac) in nodes {
+            let mut member = Member::default();
+            member.hardware.insert("eth0".into(), mac.0);
+            wanted.members.insert((*node).into(), member);
+        }
+        Arc::new(wanted)
+    };
+    let mut times = |set| {
+        bench.handle(Input::Desired(set));
+        let sent = bench.run_until(bench.now + Duration::from_secs(5));
+        let of = |ipv4: bool| {
+            let sent = sent.iter().filter(move |(_, transmit)| transmit.address.is_ipv4() == ipv4);
+            sent.map(|(ms, _)| *ms).collect::<Vec<_>>()
+        };
+        (of(true), of(false))
+    };
+    // To the routers too, in the second round.
+    let again = (vec![0, 100, 1100, 2200], vec![0, 1100, 1100, 2200]);
+    assert_eq!(times(with(2, &[("node-b", PEER)])), again);
+    assert_eq!(times(with(3, &[("node-c", PEER)])), (vec![], vec![]), "it has another name");
+    assert_eq!(times(with(4, &[])), (vec![], vec![]), "it left");
+    assert_eq!(times(with(5, &[("node-b", PEER)])), again);
+}
+
+#[test]
 fn claims_are_recognised_in_every_form() {
     let na = |na: Advertisement| {
         let header = ipv6::Header::nd(v6(0x10), ipv6::ALL_NODES);

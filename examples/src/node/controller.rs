@@ -87,6 +87,8 @@ pub struct Controller {
     deliverable: BTreeSet<IpAddr>,
     /// The last other node that owned each address.
     former: BTreeMap<IpAddr, NodeName>,
+    /// Who was there at the last look.
+    members: BTreeSet<NodeName>,
     /// What is wrong with the peers that the documents ask for.
     peer_conditions: Vec<(String, Condition)>,
     /// Whether the documents and this machine have what the announcers need.
@@ -126,6 +128,7 @@ impl Controller {
             no_interface: false,
             deliverable: BTreeSet::new(),
             former: BTreeMap::new(),
+            members: BTreeSet::new(),
             peer_conditions: Vec::new(),
             found_missing: Vec::new(),
             agreement: Agreement::default(),
@@ -327,16 +330,22 @@ impl Controller {
             }
         }
         self.deliverable = wanted;
+        self.members = ownership.members.keys().cloned().collect();
         self.tell_ownership(&ownership);
         self.conditions = conditions;
         self.tell_conditions();
     }
 
-    /// The addresses that are about to be announced here and were not before, each with its former owner if that lives.
+    /// The addresses whose clients are about to learn that they are here, each with its former owner if that lives: those
+    /// that were not announced before, and those of whose former owner nothing was heard when they were, since it was cut
+    /// off, and its clients with it.
     fn moved_here(&self, ours: &BTreeSet<IpAddr>, ownership: &Ownership) -> BTreeMap<IpAddr, Member> {
         let before = self.intent.set("l2");
         let is_new = |address: &IpAddr| before.is_none_or(|set| !set.entries.contains_key(address));
-        handover::moved(ours.iter().copied().filter(is_new), &self.former, &ownership.members)
+        let is_back =
+            |address: &IpAddr| self.former.get(address).is_some_and(|former| !self.members.contains(former));
+        let gained = ours.iter().copied().filter(|address| is_new(address) || is_back(address));
+        handover::moved(gained, &self.former, &ownership.members)
     }
 
     /// Lets open connections of the addresses that moved here stay with their former owners.

@@ -14,7 +14,7 @@
 //! owner passes on what comes from clients, never what a node has passed on, and a former owner, of what nodes pass on, only
 //! that of the one to which it lost the address. So each step leads to an earlier owner.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -112,10 +112,15 @@ impl HandOver {
         let until = now + self.grace;
         self.moves = self.moves.wrapping_add(1);
         let number = self.moves;
+        if !moved.is_empty() {
+            // Clients that did not hear that the address was another's in between go on beginning connections here: who
+            // begins one while the kernel is asked for those that are open is to be known as well.
+            let watched: BTreeSet<IpAddr> = moved.keys().copied().collect();
+            nft::run(&self.rules(now, Some((number, &watched)))).await?;
+        }
         self.passing.extend(moved.iter().map(|(address, to)| {
             (*address, Passing { to: to.clone(), until, number, holder: holder(*address) })
         }));
-        let mut rules = known_sets(self.grace);
         let mut connections = Vec::new();
         let mut untold = Ok(());
         if !moved.is_empty() {
@@ -126,12 +131,20 @@ impl HandOver {
             }
         }
         connections.retain(|(_, here)| moved.contains_key(&here.ip()));
-        rules.push_str(&known_elements(number, &connections));
+        nft::run(&(self.rules(now, None) + &known_elements(number, &connections))).await?;
+        untold
+    }
+
+    /// The table as it is to be. Connections to those of `watched` that begin are known as of the move with this number.
+    fn rules(&self, now: Instant, watched: Option<(u32, &BTreeSet<IpAddr>)>) -> String {
+        let mut rules = known_sets(self.grace);
         for interface in &self.interfaces {
             rules.push_str(&ingress(now, interface, &self.members, &self.passing));
+            if let Some((number, addresses)) = watched {
+                rules.push_str(&watch(interface, number, addresses));
+            }
         }
-        nft::run(&rules).await?;
-        untold
+        rules
     }
 
     /// Removes all rules.
@@ -259,6 +272,27 @@ fn ingress(
                 );
             }
         }
+    }
+    rules
+}
+
+/// After those of [`ingress`], the rules by which connections to `addresses` are known that begin.
+fn watch(interface: &Interface, number: u32, addresses: &BTreeSet<IpAddr>) -> String {
+    let IfIndex(index) = interface.index;
+    let mut rules = String::new();
+    for (version, kind, ip) in FAMILIES {
+        let set = format!("begun{version}_{index}");
+        let _ = writeln!(
+            rules,
+            "add set netdev {TABLE} {set} {{ type {kind}; }}\n\
+             flush set netdev {TABLE} {set}\n\
+             add rule netdev {TABLE} c{index} {ip} daddr @{set} tcp flags & (fin|syn|rst|ack) == syn meta mark set {number} \
+             update @known{version} {{ {ip} saddr . tcp sport . {ip} daddr . tcp dport . meta mark }} meta mark set 0"
+        );
+    }
+    for address in addresses {
+        let _ =
+            writeln!(rules, "add element netdev {TABLE} begun{}_{index} {{ {address} }}", version(*address));
     }
     rules
 }
