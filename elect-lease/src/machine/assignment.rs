@@ -216,7 +216,9 @@ impl Machine {
             true => session != me,
             false => self.peers.is_over(session, self.table.since),
         };
-        let given_up = |role: &Role, term| self.grants.is_silent(role, term);
+        // Whoever takes it over decides by the bids what else is to move: it must not find one there that is past.
+        let told = self.are_bids_told();
+        let given_up = |role: &Role, term| told && self.grants.is_silent(role, term);
         #[cfg(test)]
         let (over, given_up) = (
             |session: &Session| over(session) || self.mutated_over(session),

@@ -60,6 +60,12 @@ impl Machine {
         self.bids.revision = found;
     }
 
+    /// Whether the others can know what this node bids now.
+    pub(super) fn are_bids_told(&self) -> bool {
+        let told = |record: &NodeRecord| record.note.bids == self.bids.number;
+        self.lease.record().flatten().is_some_and(told)
+    }
+
     /// When this node's bids are to be stored, or to be looked after. Never while another process has this node's lease:
     /// the record says what that one bids.
     pub(super) fn bids_due(&self) -> Option<Instant> {

@@ -290,16 +290,9 @@ impl Machine {
     pub fn handle(&mut self, now: Instant, input: Input) {
         self.advance(now);
         match input {
-            Input::Candidacy(candidacy) => {
-                if self.candidacy != candidacy {
-                    if self.candidacy.bids != candidacy.bids {
-                        self.bids.number += 1;
-                        self.bids.try_at = self.now;
-                    }
-                    self.candidacy = candidacy;
-                    self.dirty = true;
-                }
-            }
+            // Who leaves bids for nothing any more.
+            Input::Candidacy(candidacy) if self.leaving == Leaving::No => self.bid(candidacy),
+            Input::Candidacy(_) => {}
             Input::Hardware(hardware) => {
                 if self.hardware != hardware {
                     self.hardware = hardware;
@@ -311,12 +304,27 @@ impl Machine {
             Input::Leave => {
                 if self.leaving == Leaving::No {
                     self.leaving = Leaving::HandingOver;
+                    let mut candidacy = (*self.candidacy).clone();
+                    candidacy.bids.clear();
+                    self.bid(Arc::new(candidacy));
                     self.note();
                     self.dirty = true;
                 }
             }
         }
         self.settle();
+    }
+
+    fn bid(&mut self, candidacy: Arc<Candidacy>) {
+        if self.candidacy == candidacy {
+            return;
+        }
+        if self.candidacy.bids != candidacy.bids {
+            self.bids.number += 1;
+            self.bids.try_at = self.now;
+        }
+        self.candidacy = candidacy;
+        self.dirty = true;
     }
 
     /// Does what is due.
@@ -540,7 +548,8 @@ impl Machine {
         if let Some(own) = seen.remove(&self.settings.me.node)
             && let Some(ticket) = tickets.get(self.me()).copied()
         {
-            self.lease.handle(self.now, LeaseInput::Seen { ticket, found: own });
+            let node = self.me().clone();
+            self.tell_lease(&node, LeaseInput::Seen { ticket, found: own });
         }
         self.dirty |= self.peers.seen(self.now, tickets, seen) || self.unsure;
         // A session that is over may be replaced once its record was read after the table: this read may be that one,
@@ -553,7 +562,9 @@ impl Machine {
 
     fn tell_lease(&mut self, node: &NodeName, input: LeaseInput<Note>) {
         if node == self.me() {
+            let told = self.are_bids_told();
             self.lease.handle(self.now, input);
+            self.dirty |= told != self.are_bids_told();
         } else if self.peers.handle(self.now, node, input) {
             self.dirty = true;
         }

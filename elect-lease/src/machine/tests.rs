@@ -150,6 +150,8 @@ struct Node {
     table_cut_until: u64,
     /// Until then it reaches all but the leases of the others.
     leases_cut_until: u64,
+    /// Until then it writes nothing of itself.
+    own_cut_until: u64,
     /// Until then the store writes nothing for it.
     full_until: u64,
     conditions: Vec<Condition>,
@@ -209,6 +211,7 @@ impl Simulation {
             cut_until: 0,
             table_cut_until: 0,
             leases_cut_until: 0,
+            own_cut_until: 0,
             full_until: 0,
             conditions: Vec::new(),
             left_as: None,
@@ -453,6 +456,9 @@ impl Simulation {
             Step::Ask(_, _, Request { operation: Operation::List { .. }, .. }) => {
                 self.nodes[index].leases_cut_until.max(self.nodes[index].cut_until)
             }
+            Step::Ask(_, _, Request { operation: Operation::Swap { key, .. }, .. }) if key != TABLE => {
+                self.nodes[index].own_cut_until.max(self.nodes[index].cut_until)
+            }
             _ => self.nodes[index].cut_until,
         };
         if !self.calm && (self.random.chance(self.world.lost) || cut > self.now) {
@@ -559,6 +565,41 @@ fn nobody_makes_room_for_a_node_that_others_have_found_dead() {
         for (role, owner) in before.iter().filter(|(_, (index, ..))| *index != 1) {
             assert_eq!(simulation.last.get(role), Some(owner), "seed {seed}: {role} did not have to move");
         }
+    }
+}
+
+/// Of simulation seed 6016: a role was handed over before the others could know that the node bids no more.
+#[test]
+fn nobody_makes_room_for_a_node_that_hands_over() {
+    for (seed, leaves) in (0..20).flat_map(|seed| [(seed, false), (seed, true)]) {
+        let mut simulation = Simulation::new(World::without_faults(seed));
+        simulation.run_until(2000 * MILLI).unwrap();
+        simulation.is_in_order().unwrap();
+        let before = simulation.last.clone();
+        simulation.nodes[1].own_cut_until = 2600 * MILLI;
+        if leaves {
+            let now = simulation.nodes[1].local(simulation.now);
+            simulation.nodes[1].machine.handle(now, Input::Leave);
+            simulation.drain(1).unwrap();
+        } else {
+            simulation.bid(1, Bid::default().draining()).unwrap();
+        }
+        // Who has left starts again.
+        while simulation.now < 7000 * MILLI && simulation.nodes[1].left_as.is_none() {
+            simulation.run_until(simulation.now + MILLI).unwrap();
+        }
+        assert_eq!(simulation.nodes[1].left_as, leaves.then_some(State::Free), "seed {seed}");
+        assert!(simulation.nodes[1].acts(simulation.now).is_empty());
+        for (role, owner) in before.iter().filter(|(_, (index, ..))| *index != 1) {
+            assert_eq!(simulation.last.get(role), Some(owner), "seed {seed}: {role} did not have to move");
+            assert!(
+                simulation.nodes[owner.0].acts(simulation.now).contains(role),
+                "seed {seed}: nor to fall silent"
+            );
+        }
+        simulation.run_until(8000 * MILLI).unwrap();
+        let mine = simulation.nodes.iter().map(|node| node.ownership.mine.len()).sum::<usize>();
+        assert_eq!(mine, ROLES, "seed {seed}");
     }
 }
 
