@@ -1,5 +1,5 @@
 //! The four traits in one sitting: an address is given, an owner elected, the network told, a request routed. All in
-//! memory, so that it runs anywhere; each backend can be swapped for another one of its trait.
+//! memory, so that it runs anywhere; each backend can be swapped for another one of its trait. It takes no arguments.
 
 use std::sync::Arc;
 

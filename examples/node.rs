@@ -13,7 +13,11 @@ fn main() -> ExitCode {
     /// SIGTERM and SIGINT hand everything over and stop; SIGUSR1 drains, SIGUSR2 ends the drain; SIGHUP reads the manifests
     /// again at once.
     #[derive(Debug, Parser)]
-    #[command(name = "node", version)]
+    #[command(
+        name = "node",
+        version,
+        after_help = "Exit status: 0 stopped as asked, 1 it could not start or could not go on, 2 bad arguments."
+    )]
     struct Line {
         #[command(flatten)]
         node: lbcore_examples::node::args::NodeArgs,

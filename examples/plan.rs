@@ -15,12 +15,13 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use clap::builder::NonEmptyStringValueParser;
+use gateway_router::compile::compile;
 use lbcore::allocator::{IpAllocator, PoolAllocator, Usage};
-use lbcore::condition::Status;
+use lbcore::condition::{Condition, Status};
 use lbcore::id::{NodeName, OwnerKey, PoolName};
 use lbcore::manifest::Printable;
 use lbcore::plan::{self, Endpoints, Outlook, World};
-use lbcore_examples::files;
+use lbcore_examples::{files, routing};
 use serde_json::json;
 
 /// Shows which service gets which address, from which pool, and which nodes would announce it how.
@@ -38,7 +39,7 @@ pub(crate) struct Args {
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
 
-    /// Prints a line of JSON for each service of type LoadBalancer
+    /// Prints a line of JSON for each service of type LoadBalancer; Gateways are in the table alone
     #[arg(long)]
     json: bool,
 
@@ -117,7 +118,11 @@ pub(crate) fn run(args: &Args, out: &mut dyn Write, err: &mut dyn Write) -> io::
     let allocations = plan::allocate(&mut allocator, &world);
     let outlooks = plan::outlook(&world, &allocations);
 
-    let text = if args.json { lines(&outlooks) } else { table(&world, &outlooks, &allocator.usage()) };
+    let (resources, backends) = routing::resources(corpus.objects(), &allocations);
+    let unmet = routing::unmet(&compile(&resources, &backends));
+
+    let text =
+        if args.json { lines(&outlooks) } else { table(&world, &outlooks, &unmet, &allocator.usage()) };
     out.write_all(text.as_bytes())?;
     out.flush()?;
     Ok(u8::from(outlooks.values().any(is_refused)))
@@ -174,8 +179,13 @@ fn object(fields: &[(&str, String)]) -> String {
     format!("{{{}}}", fields.join(","))
 }
 
-/// The same for a person, with Gateways and pools.
-fn table(world: &World, outlooks: &BTreeMap<OwnerKey, Outlook>, usage: &BTreeMap<PoolName, Usage>) -> String {
+/// The same for a person, with Gateways, what is not as wished of them and their routes, and pools.
+fn table(
+    world: &World,
+    outlooks: &BTreeMap<OwnerKey, Outlook>,
+    unmet: &[(String, Condition)],
+    usage: &BTreeMap<PoolName, Usage>,
+) -> String {
     let mut text = String::new();
     for (title, gateways) in [("SERVICE", false), ("GATEWAY", true)] {
         let is_of_kind = |owner: &OwnerKey| matches!(owner, OwnerKey::Gateway(_)) == gateways;
@@ -208,6 +218,13 @@ fn table(world: &World, outlooks: &BTreeMap<OwnerKey, Outlook>, usage: &BTreeMap
                 let _ = writeln!(text, "    {}: {}", why.reason, Printable(&why.message));
             }
         }
+        text.push('\n');
+    }
+    for (about, condition) in unmet {
+        let condition = condition.to_string();
+        let _ = writeln!(text, "{}: {}", Printable(about), Printable(&condition));
+    }
+    if !unmet.is_empty() {
         text.push('\n');
     }
     for pool in world.pools.iter() {

@@ -11,6 +11,7 @@ pub mod limits;
 pub mod netns;
 #[cfg(target_os = "linux")]
 pub mod node;
+pub mod routing;
 #[cfg(target_os = "linux")]
 pub mod sim;
 

@@ -31,7 +31,7 @@ const SERVICES: &str = "addresses for";
 
 #[test]
 fn whatever_happens_the_promises_are_kept() {
-    let tally = run_many(0..SEEDS, Fake::None, 20);
+    let tally = run_many(0..SEEDS, Fake::None, 20, |_, _| ());
     for failure in &tally.failures {
         println!("{failure}");
     }
@@ -97,7 +97,7 @@ fn the_referee_finds_what_is_wrong() {
         (Wrong::TooManyServices, &[(SERVICES, 200)]),
     ];
     for (wrong, findings) in cases {
-        let tally = run_many(0..SEEDS, wrong, u64::MAX);
+        let tally = run_many(0..SEEDS, wrong, u64::MAX, |_, _| ());
         for (finding, floor) in findings {
             let found = tally.failures.iter().filter(|failure| failure.what.contains(finding)).count();
             println!("{wrong:?}: {found} of {} failures say {finding:?}", tally.failures.len());

@@ -106,6 +106,7 @@ struct Told {
     owners: BTreeMap<IpAddr, (NodeName, Term)>,
     allocated: BTreeMap<OwnerKey, Vec<IpAddr>>,
     conditions: BTreeMap<(String, String), BTreeSet<Condition>>,
+    announced: BTreeMap<(IpAddr, &'static str), Vec<Arc<str>>>,
     problems: bool,
     readiness: Option<Readiness>,
 }
@@ -496,15 +497,21 @@ impl Controller {
         let electing = self.hands.elector.conditions().borrow().clone();
         let troubles = electing.into_iter().filter(|condition| condition.status != Status::True);
         conditions.extend(troubles.map(|condition| ("elector".to_owned(), condition)));
+        let mut announced = BTreeMap::new();
         for (name, announcer) in self.hands.announcers() {
             let status = announcer.status().borrow().clone();
             conditions.extend(status.conditions.iter().map(|condition| (name.to_owned(), condition.clone())));
             for (address, state) in &status.entries {
-                if let AnnounceState::Silent(condition) = state {
-                    conditions.push((format!("{name} {address}"), condition.clone()));
+                match state {
+                    AnnounceState::Silent(condition) => {
+                        conditions.push((format!("{name} {address}"), condition.clone()));
+                    }
+                    AnnounceState::Announced { to } => drop(announced.insert((*address, name), to.clone())),
+                    _ => {}
                 }
             }
         }
+        self.tell_announced(announced);
         let mut now: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
         for (about, condition) in conditions {
             now.entry((about, condition.reason.to_string())).or_default().insert(condition);
@@ -520,6 +527,17 @@ impl Controller {
             self.teller.tell(&Event::Cleared { about: about.clone(), reason: reason.clone() });
         }
         self.told.conditions = now;
+    }
+
+    fn tell_announced(&mut self, announced: BTreeMap<(IpAddr, &'static str), Vec<Arc<str>>>) {
+        let told = std::mem::take(&mut self.told.announced);
+        for ((address, by), to) in announced.iter().filter(|(key, to)| told.get(*key) != Some(*to)) {
+            self.teller.tell(&Event::Announced { address: *address, by, to: to.clone() });
+        }
+        for (address, by) in told.into_keys().filter(|key| !announced.contains_key(key)) {
+            self.teller.tell(&Event::Announced { address, by, to: Vec::new() });
+        }
+        self.told.announced = announced;
     }
 
     /// Undoes what was done to this machine.

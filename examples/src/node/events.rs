@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::io::Write as _;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use lbcore::condition::Condition;
 use lbcore::elect::Term;
@@ -31,6 +32,15 @@ pub enum Event {
         owner: OwnerKey,
         /// The addresses; none if they were taken back.
         addresses: Vec<IpAddr>,
+    },
+    /// This node tells the network of an address.
+    Announced {
+        /// The address.
+        address: IpAddr,
+        /// By which announcer: `l2` or `bgp`.
+        by: &'static str,
+        /// The interfaces or peers; none if it says nothing any more.
+        to: Vec<Arc<str>>,
     },
     /// Something is not as wished.
     Condition {
@@ -96,6 +106,9 @@ impl Teller {
             Event::Allocated { owner, addresses } => {
                 json!({"event": "allocated", "owner": owner.to_string(), "addresses": addresses})
             }
+            Event::Announced { address, by, to } => {
+                json!({"event": "announced", "address": address, "by": by, "to": texts(to)})
+            }
             Event::Condition { about, condition } => json!({
                 "event": "condition",
                 "about": about,
@@ -128,8 +141,14 @@ fn text(event: &Event) -> String {
         Event::Owner { address, owner: None } => format!("{address} has no owner"),
         Event::Allocated { owner, addresses } if addresses.is_empty() => format!("{owner} has no address"),
         Event::Allocated { owner, addresses } => format!("{owner} has {}", texts(addresses).join(", ")),
+        Event::Announced { address, by, to } if to.is_empty() => {
+            format!("{address} is not announced by {by} any more")
+        }
+        Event::Announced { address, by, to } => {
+            format!("{address} is announced by {by} to {}", to.join(", "))
+        }
         Event::Condition { about, condition } => format!("{about}: {condition}"),
-        Event::Cleared { about, reason } => format!("{about}: {reason} no longer holds"),
+        Event::Cleared { about, reason } => format!("{about}: this is over: {reason}"),
         Event::Problem(message) => format!("problem: {message}"),
         Event::Notice(message) => format!("notice: {message}"),
         Event::Readiness(Ok(())) => "fit to serve".to_owned(),
@@ -138,7 +157,8 @@ fn text(event: &Event) -> String {
         Event::Draining(false) => "takes part again".to_owned(),
         Event::Stopping => "stopping".to_owned(),
         Event::Stopped => {
-            "stopped: nothing is announced, and what this node changed on this machine is put back".to_owned()
+            "stopped: nothing is announced, and what this process changed on this machine is put back"
+                .to_owned()
         }
     }
 }

@@ -8,20 +8,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gateway_router::compile::{Compiled, Resources, compile};
-use gateway_router::manifest;
 use gateway_router::model::Backends;
 use gateway_router::proxy::{self, Handle, Ingress, ListenerId, Proxy, World};
-use lbcore::condition::{Condition, Status};
+use lbcore::condition::Condition;
 use lbcore::id::{ObjectName, OwnerKey};
 use lbcore::manifest::Objects;
 use lbcore::plan::Allocations;
 
 use super::Stage;
 use super::listen::listen;
-use crate::files::CONTROLLER;
-
-/// Conditions that say of something bad whether it is so.
-const BAD_IF_TRUE: &[&str] = &["Conflicted", "OverlappingTLSConfig", "PartiallyInvalid"];
+use crate::routing;
 
 /// Serves Gateways.
 #[derive(Debug)]
@@ -61,13 +57,7 @@ impl Gateways {
     /// Serves what the documents say at the addresses that were allocated. A socket that stays open keeps its
     /// connections, and requests that are being served go on by the rules that they began with.
     pub fn apply(&mut self, objects: &Objects, allocations: &Allocations) -> Outcome {
-        let mut addresses = BTreeMap::new();
-        for (owner, grant) in &allocations.grants {
-            if let (OwnerKey::Gateway(name), Some(allocation)) = (owner, &grant.allocation) {
-                addresses.insert(name.clone(), allocation.addresses.clone());
-            }
-        }
-        let source = (manifest::resources(objects, CONTROLLER, addresses), manifest::backends(objects));
+        let source = routing::resources(objects, allocations);
         if self.source.as_ref() != Some(&source) {
             let (resources, backends) = &source;
             let compiled = compile(resources, backends);
@@ -78,7 +68,7 @@ impl Gateways {
         let mut outcome = Outcome::default();
         self.listen(&mut outcome);
         if let Some(compiled) = &self.compiled {
-            outcome.conditions.extend(wrong(compiled));
+            outcome.conditions.extend(routing::unmet(compiled));
         }
         outcome
     }
@@ -138,33 +128,4 @@ impl Gateways {
 
 fn addresses_of<'r>(resources: &'r Resources, gateway: &ObjectName) -> &'r [IpAddr] {
     resources.addresses.get(gateway).map_or(&[], Vec::as_slice)
-}
-
-/// The conditions of all Gateways, listeners and routes that are not as wished.
-fn wrong(compiled: &Compiled) -> Vec<(String, Condition)> {
-    let mut found = Vec::new();
-    let mut look = |about: &dyn Fn() -> String, conditions: &[Condition]| {
-        for condition in conditions {
-            let wished = if BAD_IF_TRUE.contains(&&*condition.kind) { Status::False } else { Status::True };
-            if condition.status != wished {
-                found.push((about(), condition.clone()));
-            }
-        }
-    };
-    let statuses = &compiled.statuses;
-    for (name, class) in &statuses.classes {
-        look(&|| format!("gatewayclass {name}"), &class.conditions);
-    }
-    for (name, gateway) in &statuses.gateways {
-        look(&|| format!("gateway {name}"), &gateway.conditions);
-        for listener in &gateway.listeners {
-            look(&|| format!("gateway {name} listener {}", listener.name), &listener.conditions);
-        }
-    }
-    for (name, route) in &statuses.routes {
-        for parent in &route.parents {
-            look(&|| format!("httproute {name}"), &parent.conditions);
-        }
-    }
-    found
 }

@@ -362,6 +362,9 @@ fn start_gossip(
         BuildError::Advertise { bind } => NodeError::plain(format!(
             "the others cannot be told to reach this node at {bind}: give --listen-gossip an address of this node"
         )),
+        error @ BuildError::Timing { .. } => {
+            NodeError::new("cannot notice deaths as --heartbeat and --misses have it", error)
+        }
         error => NodeError::new("cannot join the other nodes", error),
     };
     let (elector, driver) = GossipElector::new(&config).map_err(refused)?;
@@ -371,7 +374,10 @@ fn start_gossip(
 
 /// The first line is the key to seal with; those that follow are accepted too.
 fn read_keys(file: &Path) -> Result<Keyring, NodeError> {
-    let unreadable = |error| NodeError::new(format!("cannot read {}", file.display()), error);
+    let unreadable = |error| {
+        let what = format!("cannot read the key of the cluster, --key-file {}", file.display());
+        NodeError::new(what, error)
+    };
     let text = std::fs::read_to_string(file).map_err(unreadable)?;
     let mut keys: Option<Keyring> = None;
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());

@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use clap::Parser;
+use lbcore::time::{Duration, Instant};
 use serde_json::json;
 
 use super::{Failure, Fake, Outcome, Wrong, run, traced};
@@ -101,15 +102,21 @@ impl Tally {
     }
 }
 
-/// Runs these seeds on all cores, until so many have failed.
-pub fn run_many<I>(seeds: impl IntoIterator<IntoIter = I>, wrong: impl Into<Wrong>, failures: u64) -> Tally
+/// Runs these seeds on all cores, until so many have failed. Each seed that fails is told to `heard`, and each that is done,
+/// with their number.
+pub fn run_many<I>(
+    seeds: impl IntoIterator<IntoIter = I>,
+    wrong: impl Into<Wrong>,
+    failures: u64,
+    heard: impl Fn(u64, Option<&Failure>) + Sync,
+) -> Tally
 where
     I: Iterator<Item = u64> + Send,
 {
     let wrong = wrong.into();
     let threads = thread::available_parallelism().map_or(1, usize::from);
     let seeds = Mutex::new(seeds.into_iter());
-    let failed = AtomicU64::new(0);
+    let (done, failed) = (AtomicU64::new(0), AtomicU64::new(0));
     let work = || {
         let mut tally = Tally::default();
         while failed.load(Ordering::Relaxed) < failures {
@@ -119,6 +126,7 @@ where
             if ended.is_err() {
                 failed.fetch_add(1, Ordering::Relaxed);
             }
+            heard(done.fetch_add(1, Ordering::Relaxed) + 1, ended.as_ref().err());
             tally.count(ended);
         }
         tally
@@ -148,7 +156,7 @@ pub fn main(args: &Args) -> ExitCode {
         if last - args.seed < args.seeds - 1 {
             let _ = writeln!(io::stderr().lock(), "notice: {last} is the last seed that there is");
         }
-        run_many(args.seed..=last, Fake::None, args.failures)
+        run_many(args.seed..=last, Fake::None, args.failures, progress(last - args.seed))
     };
     let written = traced().and_then(|()| report(&tally, args.json, &mut io::stdout().lock()));
     match written {
@@ -162,6 +170,39 @@ pub fn main(args: &Args) -> ExitCode {
         _ => ExitCode::FAILURE,
     }
 }
+
+/// From one word about the progress to the next.
+const PROGRESS: Duration = Duration::from_secs(10);
+
+/// Tells how far `more` seeds and one are, and of each that fails at once: who interrupts it has seen what was found.
+fn progress(more: u64) -> impl Fn(u64, Option<&Failure>) + Sync {
+    let told = Mutex::new(Instant::now());
+    move |done, failure| {
+        let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        // Nobody may read this, and the tally is what counts.
+        if let Some(failure) = failure {
+            let _ = writeln!(io::stderr().lock(), "seed {} fails: {}", failure.seed, failure.what);
+        } else if now.saturating_since(*told) >= PROGRESS {
+            *told = now;
+            let _ = writeln!(io::stderr().lock(), "{done} of {} seeds are done", u128::from(more) + 1);
+        }
+    }
+}
+
+/// What each figure counts, and whether its sum over seeds means something.
+const FIGURES: [(&str, &str, bool); 10] = [
+    ("requests", "requests of all clients", true),
+    ("failed", "of them failed", true),
+    ("failing_ms", "ms the longest that a client's requests failed", false),
+    ("unanswered_ms", "ms the longest that nobody told a client where an address is", false),
+    ("moves", "times an address changed its owner", true),
+    ("frames", "frames about addresses", true),
+    ("misled", "of them reached a client after another node had taken over", true),
+    ("escaped", "of them were of the batch that a process was sending when it stood still", true),
+    ("busiest_second_percent", "% of its pace in the busiest second of an interface", false),
+    ("messages", "messages of the electors", true),
+];
 
 fn report(tally: &Tally, json: bool, out: &mut dyn Write) -> io::Result<()> {
     if json {
@@ -187,9 +228,17 @@ fn report(tally: &Tally, json: bool, out: &mut dyn Write) -> io::Result<()> {
         for failure in &tally.failures {
             writeln!(out, "{failure}\n")?;
         }
-        writeln!(out, "{} seeds, {} s of virtual time", tally.seeds, tally.simulated_ms / 1000)?;
-        for (name, (sum, most)) in &tally.figures {
-            writeln!(out, "{name:>24}: {sum}, at most {most} in a seed")?;
+        writeln!(out, "{} seeds, {} s of virtual time:", tally.seeds, tally.simulated_ms / 1000)?;
+        for (name, words, adds_up) in FIGURES {
+            let Some((sum, most)) = tally.figures.get(name) else { continue };
+            match adds_up && tally.seeds > 1 {
+                true => writeln!(out, "{sum:>12} {words}, at most {most} in a seed")?,
+                false => writeln!(out, "{most:>12} {words}")?,
+            }
+        }
+        match tally.failures.len() {
+            0 => writeln!(out, "every promise was kept")?,
+            broken => writeln!(out, "{broken} of {} seeds broke a promise", tally.seeds)?,
         }
     }
     out.flush()
@@ -213,8 +262,24 @@ mod tests {
 
     #[test]
     fn the_last_seed_is_one() {
-        let tally = run_many(u64::MAX - 1..=u64::MAX, Wrong::TooManyServices, 9);
+        let tally = run_many(u64::MAX - 1..=u64::MAX, Wrong::TooManyServices, 9, |_, _| ());
         let seeds: Vec<u64> = tally.failures.iter().map(|failure| failure.seed).collect();
         assert_eq!((tally.seeds, seeds), (2, vec![u64::MAX - 1, u64::MAX]));
+    }
+
+    #[test]
+    fn a_person_reads_every_figure_and_the_verdict() {
+        let mut tally = Tally::default();
+        tally.count(run(0, Fake::None, false));
+        let named: Vec<_> = FIGURES.iter().map(|(name, ..)| *name).collect();
+        assert!(tally.figures.keys().all(|name| named.contains(name)), "{:?}", tally.figures);
+        let text = |tally: &Tally| {
+            let mut out = Vec::new();
+            report(tally, false, &mut out).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        assert!(text(&tally).ends_with("every promise was kept\n"));
+        tally.count(run(1, Wrong::Swamped, false));
+        assert!(text(&tally).ends_with("1 of 2 seeds broke a promise\n"));
     }
 }

@@ -92,20 +92,23 @@ impl<'r> GatewayBuild<'r> {
             return Err((reason::NO_MATCHING_PARENT, message));
         }
         let namespace = &route.metadata.name.namespace;
-        let allowed = pick(&named, &|build| {
-            build.kinds.contains(&RouteKind::http_route())
-                && match &build.listener.allowed_routes.namespaces {
-                    FromNamespaces::Same => *namespace == gateway.namespace,
-                    FromNamespaces::All => true,
-                    FromNamespaces::Selector(selector) => {
-                        selector.matches(&namespace_labels(resources, namespace))
-                    }
-                }
+        let takes = pick(&named, &|build| build.kinds.contains(&RouteKind::http_route()));
+        if takes.is_empty() {
+            let message = format!(
+                "no listener of Gateway {gateway} among {} takes HTTPRoutes: see its protocol and its allowedRoutes.kinds",
+                names(&named)
+            );
+            return Err((reason::NOT_ALLOWED_BY_LISTENERS, message));
+        }
+        let allowed = pick(&takes, &|build| match &build.listener.allowed_routes.namespaces {
+            FromNamespaces::Same => *namespace == gateway.namespace,
+            FromNamespaces::All => true,
+            FromNamespaces::Selector(selector) => selector.matches(&namespace_labels(resources, namespace)),
         });
         if allowed.is_empty() {
             let message = format!(
                 "no listener of Gateway {gateway} among {} takes HTTPRoutes of namespace {namespace}: see its allowedRoutes",
-                names(&named)
+                names(&takes)
             );
             return Err((reason::NOT_ALLOWED_BY_LISTENERS, message));
         }

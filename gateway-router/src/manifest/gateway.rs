@@ -35,9 +35,7 @@ impl Kind for GatewayClass {
             let controller = spec.get("controllerName").required();
             let name = controller.non_empty();
             if let Some(name) = name
-                && !name
-                    .split_once('/')
-                    .is_some_and(|(domain, path)| domain.contains('.') && !path.is_empty())
+                && !is_controller(name)
             {
                 controller
                     .problem(format!("{name:?} is no controller: write DOMAIN/PATH, as example.com/gateway"));
@@ -49,6 +47,18 @@ impl Kind for GatewayClass {
             Some(class)
         })?
     }
+}
+
+/// Whether the CRD takes it: a DNS subdomain, of one label or more, and a path.
+fn is_controller(name: &str) -> bool {
+    let Some((domain, path)) = name.split_once('/') else { return false };
+    let is_label = |label: &str| {
+        let inner =
+            label.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+        inner && !label.is_empty() && !label.starts_with('-') && !label.ends_with('-')
+    };
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:".contains(&byte);
+    domain.split('.').all(is_label) && !path.is_empty() && path.bytes().all(allowed)
 }
 
 /// A `Gateway` with what its document says beyond routing.

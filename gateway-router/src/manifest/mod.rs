@@ -5,7 +5,8 @@
 //!
 //! Everything that the CRDs would refuse is a problem, with file, document, field and fix, and so is an unknown
 //! field or kind. What the CRDs allow and this crate does not do is read, and answered with a condition. A rule
-//! whose backend has no document is a problem too, since all documents are at hand.
+//! whose backend has no document is a problem too, since all documents are at hand; a Gateway or GatewayClass that is named
+//! and has none is noticed, since it may be another controller's.
 //!
 //! ```
 //! use gateway_router::manifest;
@@ -69,6 +70,7 @@ pub fn kinds(kinds: Kinds) -> Kinds {
             ],
         )
         .check(known_backends)
+        .check(known_parents)
 }
 
 /// All valid resources, for the controller `controller_name`. The Gateways' addresses are `addresses`.
@@ -190,6 +192,35 @@ fn known_backends(objects: &Objects, findings: &mut Findings<'_>) {
                     findings.report(id(), format!("{path}.port"), message);
                 }
             }
+        }
+    }
+}
+
+/// Routes lead from Gateways, and Gateways are of classes, that have a document: otherwise nobody serves them, which no
+/// status says.
+fn known_parents(objects: &Objects, findings: &mut Findings<'_>) {
+    for (name, route) in objects.iter::<HttpRoute>() {
+        for (at, parent) in route.parents.iter().enumerate() {
+            let namespace = parent.namespace.as_ref().unwrap_or(&name.namespace);
+            let gateway = ObjectName::new(namespace.clone(), parent.name.clone());
+            let is_gateway = &*parent.group == GROUP && &*parent.kind == "Gateway";
+            if is_gateway && !objects.may_exist::<GatewayDocument>(&gateway) {
+                let message = format!(
+                    "there is no Gateway {gateway}, so that nobody serves the route there: add it, or name another"
+                );
+                let id = ObjectId::of::<HttpRoute>(name.clone());
+                findings.notice(id, format!("spec.parentRefs[{at}].name"), message);
+            }
+        }
+    }
+    for (name, document) in objects.iter::<GatewayDocument>() {
+        let class = &document.gateway.class;
+        if !objects.may_exist::<GatewayClass>(&ObjectName::new("", class.clone())) {
+            let message = format!(
+                "there is no GatewayClass {class}, so that nobody serves the Gateway: add it, or name another"
+            );
+            let id = ObjectId::of::<GatewayDocument>(name.clone());
+            findings.notice(id, "spec.gatewayClassName", message);
         }
     }
 }

@@ -370,3 +370,45 @@ fn a_route_that_became_invalid_keeps_its_last_valid_version() {
     corpus.load(&file(String::new()));
     assert!(corpus.objects().get::<HttpRoute>(&name).is_none());
 }
+
+#[test]
+fn parents_that_are_not_there_are_told_of() {
+    let class = "---\napiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\nmetadata: {name: c}\nspec: {controllerName: a.b/c}\n";
+    let gateway =
+        document("Gateway", "{gatewayClassName: c, listeners: [{name: http, protocol: HTTP, port: 80}]}");
+    let parents =
+        "{parentRefs: [{name: g}, {name: g, namespace: else}, {name: s, kind: Service, group: ''}]}";
+    let notices = |text: &str| -> Vec<String> {
+        let (_, report) = load(text);
+        assert_eq!(report.problems, []);
+        let message = |notice: &lbcore::manifest::Notice| {
+            notice.to_string().split_once("): ").map(|(_, message)| message.to_owned()).unwrap()
+        };
+        report.notices.iter().map(message).collect()
+    };
+    let elsewhere = "HTTPRoute default/r: spec.parentRefs[1].name: there is no Gateway else/g, so that nobody serves the \
+                     route there: add it, or name another";
+    assert_eq!(notices(&format!("{class}{gateway}{}", route(parents))), [elsewhere]);
+    assert_eq!(
+        notices(&gateway),
+        [
+            "Gateway default/g: spec.gatewayClassName: there is no GatewayClass c, so that nobody serves the Gateway: add it, or \
+          name another"
+        ]
+    );
+    assert_eq!(notices(&route(parents)).len(), 2);
+}
+
+#[test]
+fn controllers_are_named_as_the_crd_has_it() {
+    let problems = |controller: &str| {
+        let class = document("GatewayClass", &format!("{{controllerName: {controller:?}}}"));
+        load(&class).1.problems.len()
+    };
+    for good in ["lbcore.io/gateway-controller", "other/x", "a-1.b/x/y~(z)"] {
+        assert_eq!(problems(good), 0, "{good}");
+    }
+    for bad in ["", "lbcore", "a.b/", "/x", "A.b/x", "a..b/x", "-a/x", "a-/x", "a.b/x y", "a.b/\u{e4}"] {
+        assert_eq!(problems(bad), 1, "{bad}");
+    }
+}

@@ -288,10 +288,17 @@ impl Builder {
                         let first =
                             entries.iter().find(|entry| entry.key == key.text).map_or(0, |entry| entry.line);
                         let parent = path(&self.open);
+                        // What begins every document is given twice when the line between two of them is missing.
+                        let begins = parent.is_empty() && &*key.text == "apiVersion";
+                        let or = if begins {
+                            ", or write --- before it if another document begins there"
+                        } else {
+                            ""
+                        };
                         self.flaws.push(Flaw {
                             line: key.line,
                             path: join(&parent, &key.text),
-                            message: format!("is given twice, first in line {first}: remove one"),
+                            message: format!("is given twice, first in line {first}: remove one{or}"),
                         });
                     }
                 }
@@ -407,6 +414,15 @@ mod tests {
                 path: "spec.list[0].a".into(),
                 message: "is given twice, first in line 3: remove one".into()
             }]
+        );
+        let document = one("apiVersion: v1\nkind: A\napiVersion: v1\nkind: B\n");
+        let messages: Vec<_> = document.flaws.iter().map(|flaw| &*flaw.message).collect();
+        assert_eq!(
+            messages,
+            [
+                "is given twice, first in line 1: remove one, or write --- before it if another document begins there",
+                "is given twice, first in line 2: remove one"
+            ]
         );
     }
 
