@@ -30,6 +30,10 @@ pub trait FrameIo: Send {
     /// Tells which frames are wanted. Others may be delivered as well.
     fn attend(&mut self, interest: &Interest);
 
+    /// Becomes a member of a group of the last [`Interest`]. One that cannot be joined is tried again, and a condition
+    /// meanwhile; one that is no longer of interest is left.
+    fn join(&mut self, _interface: IfIndex, _group: Ipv6Addr) {}
+
     /// Adds what arrived to `batch`: frames, and the news of changed interfaces.
     fn poll_receive(&mut self, cx: &mut Context<'_>, batch: &mut Batch) -> Poll<io::Result<()>>;
 
@@ -70,7 +74,7 @@ pub struct IoCounters {
 pub struct Interest {
     /// The addresses: frames that name one of them as sender or target are wanted. Ordered, without duplicates.
     pub addresses: Vec<IpAddr>,
-    /// The multicast groups to join.
+    /// The multicast groups to be a member of, each from when it is [joined](FrameIo::join) on.
     pub groups: BTreeSet<(IfIndex, Ipv6Addr)>,
 }
 

@@ -202,12 +202,15 @@ impl<IO: FrameIo> Driver<IO> {
                 let mut addresses: Vec<_> = machine.watched().collect();
                 addresses.sort_unstable();
                 addresses.dedup();
-                let wanted = Some(Interest { addresses, groups: machine.groups() });
+                let wanted = Some(Interest { addresses, groups: machine.groups().clone() });
                 // A takeover by a prepared candidate changes nothing here.
                 if wanted != interest {
                     wanted.iter().for_each(|wanted| io.attend(wanted));
                     interest = wanted;
                 }
+            }
+            while let Some((interface, group)) = machine.poll_join() {
+                io.join(interface, group);
             }
             while unsent.len() < BATCH
                 && let Some(transmit) = machine.poll_output()

@@ -4,8 +4,8 @@
 //! # How to drive it
 //! [`Responder`] has five verbs. Hand it whatever happens with [`handle`](Responder::handle); call
 //! [`handle_timeout`](Responder::handle_timeout) when [`poll_timeout`](Responder::poll_timeout) says; after either,
-//! send what [`poll_output`](Responder::poll_output) gives until it gives nothing, then take the events of
-//! [`poll_event`](Responder::poll_event). `now` never goes back.
+//! send what [`poll_output`](Responder::poll_output) gives and join what [`poll_join`](Responder::poll_join) gives until
+//! they give nothing, then take the events of [`poll_event`](Responder::poll_event). `now` never goes back.
 //!
 //! # What it promises
 //! - It answers only for addresses of the desired set, on the interfaces that are chosen for them, while their lease
@@ -50,8 +50,6 @@ use lbcore::time::{Duration, Instant};
 pub use counters::Counters;
 pub use detect::Probing;
 pub use interface::{IfIndex, Interface};
-#[cfg(all(feature = "tokio", target_os = "linux"))]
-pub(crate) use pace::Bucket;
 pub use pace::Pace;
 
 use crate::wire::arp::Arp;
@@ -306,7 +304,9 @@ pub struct Responder {
     conflicts: BTreeMap<IpAddr, Conflict>,
     sweep_at: Option<Instant>,
     gains: u64,
+    groups: BTreeSet<(IfIndex, Ipv6Addr)>,
     outputs: VecDeque<Transmit>,
+    joins: VecDeque<(IfIndex, Ipv6Addr)>,
     events: VecDeque<Event>,
     counters: Counters,
     status_version: u64,
@@ -326,6 +326,7 @@ impl Responder {
             return;
         }
         self.expire(now);
+        let watched = self.watch_version;
         match input {
             Input::Frame(_) => {}
             Input::Desired(desired) => self.set_desired(now, desired),
@@ -343,6 +344,9 @@ impl Responder {
                 self.set_desired(now, Arc::new(AnnounceSet::new(self.desired.generation, [])));
                 self.outputs.clear();
             }
+        }
+        if watched != self.watch_version {
+            self.follow_groups(now);
         }
         self.run_checks(now);
         self.run_schedules(now);
@@ -382,6 +386,12 @@ impl Responder {
             && matches!(entry.voice, Voice::Speaking | Voice::Checking)
             && entry.chosen.contains(transmit.interface)
             && port.is_some_and(|port| from == Some(&port.interface.mac.0[..]))
+    }
+
+    /// The next group to join: one of [`groups`](Self::groups) at its turn, by the pace of its interface. It is asked for
+    /// once; who cannot join it tries again.
+    pub fn poll_join(&mut self) -> Option<(IfIndex, Ipv6Addr)> {
+        self.joins.pop_front()
     }
 
     /// The next event.
@@ -427,9 +437,15 @@ impl Responder {
         self.entries.keys().chain(self.standby.keys()).copied()
     }
 
-    /// The solicited-node groups to be a member of: without that, a switch that snoops on MLD does not deliver the
-    /// solicitations. Those of candidates are among them, so that a takeover needs no round of MLD.
-    pub fn groups(&self) -> BTreeSet<(IfIndex, Ipv6Addr)> {
+    /// The solicited-node groups to be a member of, once [`poll_join`](Self::poll_join) gave them: without that, a switch
+    /// that snoops on MLD does not deliver the solicitations. Those of candidates are among them, so that a takeover needs
+    /// no round of MLD.
+    pub fn groups(&self) -> &BTreeSet<(IfIndex, Ipv6Addr)> {
+        &self.groups
+    }
+
+    /// Plans to join the groups that are new.
+    fn follow_groups(&mut self, now: Instant) {
         let entries = self.entries.iter().map(|(address, entry)| (address, &entry.chosen));
         let mut groups = BTreeSet::new();
         for (address, chosen) in entries.chain(&self.standby) {
@@ -438,7 +454,14 @@ impl Responder {
                 groups.extend(ports.map(|index| (*index, ipv6::solicited_node(*address))));
             }
         }
-        groups
+        let tag = Tag { gain: 0, since: now };
+        for (index, group) in groups.difference(&self.groups) {
+            if let Some(port) = self.ports.get_mut(index) {
+                port.schedule.add(Job::Join(*group), tag);
+            }
+        }
+        self.joins.retain(|group| groups.contains(group));
+        self.groups = groups;
     }
 
     fn set_desired(&mut self, now: Instant, desired: Arc<AnnounceSet>) {
@@ -731,12 +754,15 @@ impl Responder {
 
     /// Says what is due, as far as the pace allows.
     fn run_schedules(&mut self, now: Instant) {
-        let Self { ports, entries, leases, outputs, counters, checks, config, .. } = self;
+        let Self { ports, entries, leases, groups, outputs, joins, counters, checks, config, .. } = self;
         let interval = config.probing.unwrap_or_default().interval;
         for port in ports.values_mut().filter(|port| port.interface.up) {
             let index = port.interface.index;
             while outputs.len() < MAX_BACKLOG {
                 let wanted = |job: Job, tag: Tag| {
+                    if let Job::Join(group) = job {
+                        return groups.contains(&(index, group));
+                    }
                     let Some(entry) = entries.get(&job.address()).filter(|entry| entry.gain == tag.gain)
                     else {
                         return false;
@@ -752,6 +778,10 @@ impl Responder {
                     calls && entry.chosen.contains(index) && holds
                 };
                 let Some((job, tag)) = port.schedule.next(now, wanted) else { break };
+                if let Job::Join(group) = job {
+                    joins.push_back((index, group));
+                    continue;
+                }
                 let address = job.address();
                 let Some(entry) = entries.get_mut(&address) else { continue };
                 let deadline = entry.lease.map_or(Instant::ZERO, |lease| leases.until(lease));
@@ -785,6 +815,7 @@ fn say(port: &mut Port, now: Instant, job: Job, tag: Tag, counters: &mut Counter
         Job::Refresh(_) => counters.refreshed += 1,
         Job::Gateway(..) | Job::Routers(_) | Job::Asker(..) => counters.directed += 1,
         Job::First(_) | Job::Again(..) => counters.announced += 1,
+        Job::Join(_) => {}
     }
     match (job, job.address()) {
         (Job::Probe(_), IpAddr::V4(address)) => Arp::probe(mac, address).to_frame(MacAddr::BROADCAST),

@@ -2,8 +2,8 @@
 
 use lbcore::time::{Duration, Instant};
 
-/// The limit on what we start ourselves on one interface: announcements, directed requests and probes, and beside them
-/// the joining of multicast groups, of which the kernel tells the switches. Answers are not held back.
+/// The limit on what we start ourselves on one interface: announcements, directed requests, probes, and the joining of
+/// multicast groups, of which the kernel tells the switches. Answers are not held back.
 ///
 /// Switches with Dynamic ARP Inspection shut a port that exceeds their limit, 15 packets a second by default; for
 /// those there is [`Pace::GUARDED`].

@@ -1,7 +1,7 @@
 //! What is to be said unasked on one interface, and when.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use lbcore::time::{Duration, Instant};
 
@@ -30,6 +30,8 @@ pub(crate) enum Job {
     Routers(IpAddr),
     /// Tell a host that asked.
     Asker(IpAddr, Ipv4Addr, MacAddr),
+    /// Become a member of this group, of which the kernel tells the switches.
+    Join(Ipv6Addr),
     /// Ask whether a stranger has it.
     Probe(IpAddr),
     /// Tell everybody again; which time this is, from 0 where no first one went before.
@@ -39,6 +41,7 @@ pub(crate) enum Job {
 }
 
 impl Job {
+    /// What it is about.
     pub(crate) fn address(self) -> IpAddr {
         match self {
             Self::Defend(address)
@@ -49,6 +52,7 @@ impl Job {
             | Self::Probe(address)
             | Self::Again(_, address)
             | Self::Refresh(address) => address,
+            Self::Join(group) => group.into(),
         }
     }
 }
@@ -66,16 +70,38 @@ pub(crate) struct Schedule {
     bucket: Bucket,
     ready: BTreeMap<Job, Tag>,
     later: BTreeMap<(Instant, Job), Tag>,
-    /// The last token went into a defence.
-    defended: bool,
+    /// What the last token went into, if that must not take the next one as well.
+    last: Option<Modest>,
+}
+
+/// Jobs of which there may be as many as one likes: they take every other token at most.
+#[derive(Clone, Copy, Debug)]
+enum Modest {
+    /// Whoever forges claims decides about defences, and about nothing else.
+    Defence,
+    /// A candidate for thousands of addresses joins their groups when it starts.
+    Join,
+}
+
+impl Modest {
+    fn of(job: Job) -> Option<Self> {
+        match job {
+            Job::Defend(_) => Some(Self::Defence),
+            Job::Join(_) => Some(Self::Join),
+            _ => None,
+        }
+    }
 }
 
 /// The first of all jobs that are no defences.
 const NO_DEFENCE: Job = Job::First(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+/// The first of all that join, and of those after them.
+const JOINS: Job = Job::Join(Ipv6Addr::UNSPECIFIED);
+const AFTER_JOINS: Job = Job::Probe(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
 
 impl Schedule {
     pub(crate) fn new(pace: Pace) -> Self {
-        Self { bucket: Bucket::new(pace), ready: BTreeMap::new(), later: BTreeMap::new(), defended: false }
+        Self { bucket: Bucket::new(pace), ready: BTreeMap::new(), later: BTreeMap::new(), last: None }
     }
 
     /// Adds a job that is due.
@@ -101,14 +127,14 @@ impl Schedule {
         }
     }
 
-    /// Forgets everything.
+    /// Forgets all that is to be said.
     pub(crate) fn clear(&mut self) {
-        self.ready.clear();
+        self.ready.retain(|job, _| matches!(job, Job::Join(_)));
         self.later.clear();
     }
 
     /// The most urgent of what is due, if `wanted`; what is not wanted (any more) is thrown away and costs no token. Of
-    /// two tokens a defence gets one at most: whoever forges claims decides about defences, and about nothing else.
+    /// two tokens a defence or a join gets one at most.
     pub(crate) fn next(
         &mut self,
         now: Instant,
@@ -119,7 +145,11 @@ impl Schedule {
             self.ready.insert(job, tag);
         }
         loop {
-            let other = if self.defended { self.ready.range(NO_DEFENCE..).next() } else { None };
+            let other = match self.last {
+                Some(Modest::Defence) => self.ready.range(NO_DEFENCE..).next(),
+                Some(Modest::Join) => self.ready.range(..JOINS).chain(self.ready.range(AFTER_JOINS..)).next(),
+                None => None,
+            };
             let (job, tag) = other.or(self.ready.first_key_value()).map(|(job, tag)| (*job, *tag))?;
             if !wanted(job, tag) {
                 self.ready.remove(&job);
@@ -129,7 +159,7 @@ impl Schedule {
                 return None;
             }
             self.ready.remove(&job);
-            self.defended = matches!(job, Job::Defend(_));
+            self.last = Modest::of(job);
             return Some((job, tag));
         }
     }
@@ -193,6 +223,37 @@ mod tests {
         let defends = |job: &Job| matches!(job, Job::Defend(_));
         assert_eq!(order.iter().map(defends).collect::<Vec<_>>(), [true, false, true, false, true, true]);
         assert_eq!((order[1], order[3]), (Job::First(address(2)), Job::Probe(address(1))));
+    }
+
+    #[test]
+    fn joins_come_after_what_is_new_and_take_turns_with_the_rest() {
+        let mut schedule = Schedule::new(Pace { burst: 1, per_second: 1000 });
+        let tag = Tag { gain: 1, since: Instant::ZERO };
+        let group = |last| Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00, last);
+        (1..=4).for_each(|last| schedule.add(Job::Join(group(last)), tag));
+        (1..=2).for_each(|last| schedule.add(Job::Probe(address(last)), tag));
+        schedule.add(Job::First(address(1)), tag);
+        let mut order = Vec::new();
+        for ms in 1..=7 {
+            order.extend(schedule.next(Instant::from_millis(ms), |_, _| true).map(|(job, _)| job));
+        }
+        assert_eq!(
+            order,
+            [
+                Job::First(address(1)),
+                Job::Join(group(1)),
+                Job::Probe(address(1)),
+                Job::Join(group(2)),
+                Job::Probe(address(2)),
+                Job::Join(group(3)),
+                Job::Join(group(4)),
+            ]
+        );
+        // What is to be said is begun anew when an interface comes back; a group that was not joined is still to be.
+        schedule.add(Job::Join(group(5)), tag);
+        schedule.add(Job::First(address(1)), tag);
+        schedule.clear();
+        assert!(schedule.waits(Job::Join(group(5))) && !schedule.waits(Job::First(address(1))));
     }
 
     #[test]

@@ -420,10 +420,65 @@ fn candidates_are_watched_and_their_groups_joined() {
     bench.handle(Input::Desired(Arc::new(wanted)));
     assert_ne!(bench.machine.watch_version(), before);
     let groups = [ipv6::solicited_node(v6(0x10)), ipv6::solicited_node(v6(0x20))];
-    assert_eq!(bench.machine.groups(), groups.map(|group| (ETH0, group)).into());
+    assert_eq!(*bench.machine.groups(), groups.map(|group| (ETH0, group)).into());
+    let joins: Vec<_> = std::iter::from_fn(|| bench.machine.poll_join()).collect();
+    assert_eq!(joins, groups.map(|group| (ETH0, group)), "the second one is new, the first was never polled");
     let watched: BTreeSet<IpAddr> = bench.machine.watched().collect();
     assert_eq!(watched, [v4(10).into(), v6(0x10).into(), v6(0x20).into(), v6(0x30).into()].into());
     assert_eq!(bench.drain(), [], "a candidate says nothing");
+}
+
+#[test]
+fn groups_are_joined_by_the_same_pace_after_what_is_new() {
+    let mut bench = Bench::new(Config::default());
+    let mut down = eth1();
+    down.up = false;
+    bench.handle(Input::Interfaces(&[eth0(), down]));
+    // As many of its own as one burst has, and five hundred to stand by for.
+    let mut wanted = AnnounceSet::new(1, (0..40).map(|last| entry(v6(last + 1))));
+    wanted.standby = (0..500).map(|last| (v6(0x1000 + last).into(), Interfaces::All)).collect();
+    bench.handle(Input::Desired(Arc::new(wanted.clone())));
+    let early: Vec<_> = std::iter::from_fn(|| bench.machine.poll_join()).collect();
+    assert_eq!(early.len(), 64, "nothing is spoken for yet");
+    bench.renew(LEASE, at(3_600_000));
+    let (mut said, mut joined) = (bench.drain().len(), early);
+    assert_eq!(said, 0, "the burst is used up");
+    let mut firsts_done = None;
+    while bench.now < at(6000) {
+        bench.now += Duration::from_millis(2);
+        bench.machine.handle_timeout(bench.now);
+        said += bench.drain().len();
+        let before = joined.len();
+        joined.extend(std::iter::from_fn(|| bench.machine.poll_join()));
+        if said >= 40 {
+            firsts_done.get_or_insert(bench.now);
+        } else {
+            assert_eq!(joined.len(), before, "what is new comes first");
+        }
+        let seconds = bench.now.saturating_since(at(1000)).as_millis() as usize;
+        assert!(said + joined.len() <= 64 + seconds / 2, "one bucket");
+    }
+    assert_eq!(firsts_done, Some(at(1080)));
+    let expected: BTreeSet<_> =
+        bench.machine.groups().iter().filter(|(index, _)| *index == ETH0).copied().collect();
+    assert_eq!(joined.len(), expected.len(), "each once");
+    assert_eq!(joined.iter().copied().collect::<BTreeSet<_>>(), expected, "of the interface that is up");
+    // And when the other one comes up, those of that one; what is no longer wanted is not.
+    wanted.generation = 2;
+    wanted.standby.retain(|address, _| *address < IpAddr::from(v6(0x1064)));
+    bench.handle(Input::Interfaces(&[eth0(), eth1()]));
+    bench.handle(Input::Desired(Arc::new(wanted)));
+    let mut joined: Vec<_> = std::iter::from_fn(|| bench.machine.poll_join()).collect();
+    while bench.now < at(9000) {
+        bench.now += Duration::from_millis(2);
+        bench.machine.handle_timeout(bench.now);
+        bench.drain();
+        joined.extend(std::iter::from_fn(|| bench.machine.poll_join()));
+    }
+    let expected: BTreeSet<_> =
+        bench.machine.groups().iter().filter(|(index, _)| *index == ETH1).copied().collect();
+    assert_eq!((joined.len(), expected.len()), (140, 140));
+    assert_eq!(joined.into_iter().collect::<BTreeSet<_>>(), expected);
 }
 
 #[test]

@@ -304,7 +304,10 @@ impl Process {
     pub(crate) fn publish(&mut self) -> bool {
         let watch = self.responder.watch_version();
         if self.watch_version.replace(watch) != Some(watch) {
-            self.groups = self.responder.groups().into_iter().map(|(_, group)| group).collect();
+            self.groups.retain(|group| self.responder.groups().contains(&(INTERFACE, *group)));
+        }
+        while let Some((_, group)) = self.responder.poll_join() {
+            self.groups.push(group);
         }
         let version = self.responder.status_version();
         let changed = self.status_version.replace(version) != Some(version);

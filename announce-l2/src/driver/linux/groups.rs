@@ -7,9 +7,7 @@ use std::net::Ipv6Addr;
 
 use socket2::{Domain, Socket, Type};
 
-use lbcore::time::Instant;
-
-use crate::machine::{Bucket, IfIndex, Pace};
+use crate::machine::IfIndex;
 
 /// A socket takes some 2300 memberships at the default `net.core.optmem_max`, and each costs more than the one
 /// before.
@@ -26,8 +24,6 @@ pub(super) struct Groups {
     /// Each membership with the socket that holds it.
     joined: BTreeMap<Membership, usize>,
     to_join: VecDeque<Membership>,
-    pace: Pace,
-    buckets: BTreeMap<IfIndex, Bucket>,
     to_leave: VecDeque<Membership>,
     /// Why joining failed the last time, for each interface, and what was not joined.
     failed: BTreeMap<IfIndex, String>,
@@ -35,37 +31,34 @@ pub(super) struct Groups {
 }
 
 impl Groups {
-    /// No memberships yet; on each interface they are joined at `pace`.
-    pub(super) fn new(pace: Pace) -> Self {
-        Self { pace, ..Self::default() }
-    }
-
-    /// Replaces what is wanted. The work is done by [`step`](Self::step).
-    pub(super) fn want(&mut self, wanted: &BTreeSet<Membership>) {
-        self.failed.clear();
-        self.unjoined.clear();
-        let interfaces: BTreeSet<IfIndex> = wanted.iter().map(|(interface, _)| *interface).collect();
-        self.buckets.retain(|interface, _| interfaces.contains(interface));
-        self.to_join = wanted.iter().filter(|group| !self.joined.contains_key(group)).copied().collect();
+    /// What is not of `wanted` is left, and not joined.
+    pub(super) fn keep(&mut self, wanted: &BTreeSet<Membership>) {
+        self.to_join.retain(|group| wanted.contains(group));
+        self.unjoined.retain(|group| wanted.contains(group));
+        let unjoined: BTreeSet<IfIndex> = self.unjoined.iter().map(|(interface, _)| *interface).collect();
+        self.failed.retain(|interface, _| unjoined.contains(interface));
         self.to_leave = self.joined.keys().filter(|group| !wanted.contains(group)).copied().collect();
     }
 
-    /// Joins again what could not be joined.
+    /// Joins `group`. The work is done by [`step`](Self::step).
+    pub(super) fn join(&mut self, group: Membership) {
+        self.to_leave.retain(|leaving| *leaving != group);
+        if !self.joined.contains_key(&group) {
+            self.to_join.push_back(group);
+        }
+    }
+
+    /// Joins again what could not be joined. The switches have not been told of it, so that it takes no token again.
     pub(super) fn try_again(&mut self) {
         self.failed.clear();
         self.to_join.extend(self.unjoined.drain(..));
     }
 
-    /// Does a part of the work, and tells when to go on, if there is more.
-    pub(super) fn step(&mut self, now: Instant) -> Option<Instant> {
+    /// Does a part of the work, and tells whether there is more.
+    pub(super) fn step(&mut self) -> bool {
         for _ in 0..STEP {
-            if let Some(group) = self.to_join.front().copied() {
-                let bucket = self.buckets.entry(group.0).or_insert_with(|| Bucket::new(self.pace));
-                if !bucket.take(now) {
-                    return Some(bucket.available_at());
-                }
-                self.to_join.pop_front();
-                match self.join(group) {
+            if let Some(group) = self.to_join.pop_front() {
+                match self.take(group) {
                     Ok(socket) => drop(self.joined.insert(group, socket)),
                     Err(error) => {
                         self.unjoined.push(group);
@@ -75,10 +68,10 @@ impl Groups {
             } else if let Some(group) = self.to_leave.pop_front() {
                 self.leave(group);
             } else {
-                return None;
+                return false;
             }
         }
-        Some(now)
+        true
     }
 
     /// The interfaces on which a group could not be joined, and why.
@@ -86,7 +79,7 @@ impl Groups {
         &self.failed
     }
 
-    fn join(&mut self, (interface, group): Membership) -> io::Result<usize> {
+    fn take(&mut self, (interface, group): Membership) -> io::Result<usize> {
         let full = |error: &io::Error| matches!(error.raw_os_error(), Some(libc::ENOMEM | libc::ENOBUFS));
         for (index, (socket, members)) in self.sockets.iter_mut().enumerate() {
             if *members >= PER_SOCKET {

@@ -8,7 +8,7 @@ mod socket;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -87,8 +87,6 @@ pub struct PacketIo {
     turn: usize,
     programs: [Vec<Insn>; 2],
     groups: Groups,
-    /// When groups may be joined again.
-    next_join: Option<Pin<Box<Sleep>>>,
     /// Why an interface has no sockets.
     problems: BTreeMap<IfIndex, String>,
     /// When what failed is tried again.
@@ -152,8 +150,7 @@ impl PacketIo {
             receivers: Vec::new(),
             turn: 0,
             programs: [filter::arp(&[]), filter::ndp(&[])],
-            groups: Groups::new(config.machine.pace),
-            next_join: None,
+            groups: Groups::default(),
             problems: BTreeMap::new(),
             retry: None,
             congested: None,
@@ -211,7 +208,6 @@ impl PacketIo {
         self.follow_table();
         self.attach();
         self.groups.try_again();
-        self.next_join = None;
     }
 
     fn name(&self, index: IfIndex) -> &str {
@@ -313,8 +309,11 @@ impl FrameIo for PacketIo {
         self.attach();
         self.watched.clone_from(&interest.addresses);
         self.kernel = kernel::answers(&self.links.table, &self.watched, &self.interfaces);
-        self.groups.want(&interest.groups);
-        self.next_join = None;
+        self.groups.keep(&interest.groups);
+    }
+
+    fn join(&mut self, interface: IfIndex, group: Ipv6Addr) {
+        self.groups.join((interface, group));
     }
 
     fn poll_receive(&mut self, cx: &mut Context<'_>, batch: &mut Batch) -> Poll<io::Result<()>> {
@@ -350,14 +349,8 @@ impl FrameIo for PacketIo {
             }
         }
         let failed = self.groups.failed().len();
-        if self.next_join.as_mut().is_none_or(|at| at.as_mut().poll(cx).is_ready()) {
-            let now = Instant::now();
-            self.next_join = self.groups.step(now).map(|at| Box::pin(sleep(at.saturating_since(now))));
-            if let Some(at) = &mut self.next_join
-                && at.as_mut().poll(cx).is_ready()
-            {
-                cx.waker().wake_by_ref();
-            }
+        if self.groups.step() {
+            cx.waker().wake_by_ref();
         }
         batch.interfaces_changed |= self.groups.failed().len() != failed;
         if batch.is_empty() { Poll::Pending } else { Poll::Ready(Ok(())) }
