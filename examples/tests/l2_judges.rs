@@ -523,6 +523,9 @@ fn a_kernel_that_answers_by_itself_is_told_of_with_the_fix() {
         assert!(
             node.announcer.status().borrow().to_string().contains("fd00::200 is a local address of eth0")
         );
+        lan.a.set_sysctl("net.ipv4.conf.eth0.proxy_arp", "1").unwrap();
+        lan.a.remove_address("eth0", "fd00::200/128".parse().unwrap()).unwrap();
+        told(&["ProxyArp"]);
     });
 }
 

@@ -83,9 +83,13 @@ pub fn kernel_answers(address: IpAddr, interface: &str) -> io::Result<KernelAnsw
 /// What the kernel answers on `interfaces` for those of `addresses` that `table` has as local.
 pub(super) fn answers(table: &LinkTable, addresses: &[IpAddr], interfaces: &[Interface]) -> Vec<Condition> {
     let all = arp_ignore("all").unwrap_or(0);
+    let proxied = |name| setting(name, "proxy_arp").unwrap_or(0) != 0;
     let mut conditions = Vec::new();
     for interface in interfaces {
         let name = interface.name.as_str();
+        if addresses.iter().any(IpAddr::is_ipv4) && (proxied("all") || proxied(name)) {
+            conditions.push(proxies(name));
+        }
         let mut ignore = None;
         let (mut everywhere, mut here) = (Vec::new(), Vec::new());
         for address in addresses {
@@ -123,8 +127,21 @@ fn decide(arp_ignore: u32, on_interface: bool) -> KernelAnswer {
     }
 }
 
+/// Of addresses that are not local, with `proxy_arp` (`ip-sysctl.rst`).
+fn proxies(interface: &str) -> Condition {
+    let why = format!(
+        "proxy ARP is on for {interface}, so the kernel answers there for every address that it routes by another interface, \
+         whoever owns it: set net.ipv4.conf.all.proxy_arp=0 and net.ipv4.conf.{interface}.proxy_arp=0"
+    );
+    Condition::yes("KernelAnswers", "ProxyArp", why)
+}
+
 fn arp_ignore(interface: &str) -> io::Result<u32> {
-    let text = std::fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{interface}/arp_ignore"))?;
+    setting(interface, "arp_ignore")
+}
+
+fn setting(interface: &str, name: &str) -> io::Result<u32> {
+    let text = std::fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{interface}/{name}"))?;
     text.trim().parse().map_err(|_| io::Error::from(io::ErrorKind::InvalidData))
 }
 
