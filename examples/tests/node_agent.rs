@@ -481,7 +481,7 @@ fn what_it_lacks_is_said_with_the_remedy() {
         };
         let (code, said) = run(&["--listen-gossip", "127.0.0.1:0", "--key-file", "/nowhere"]);
         assert_eq!(code, Some(1));
-        assert!(said.contains("cannot read /nowhere"), "{said}");
+        assert!(said.contains("--key-file /nowhere") && said.contains("No such file"), "{said}");
         let (code, said) = run(&["/nowhere"]);
         assert_eq!(code, Some(1));
         assert!(said.contains("there is no file or folder /nowhere"), "{said}");
