@@ -80,7 +80,7 @@ fn a_seed_is_one_story() {
 fn the_referee_finds_what_is_wrong() {
     const SEEDS: u64 = 200;
     let cases: [(Wrong, &[(&str, usize)]); 15] = [
-        (Fake::AnswersAfterLease.into(), &[(OLDER_TERM, 3)]),
+        (Fake::AnswersAfterLease.into(), &[(OLDER_TERM, 1), (OVERTAKEN, 1)]),
         (Fake::TakesOverEarly.into(), &[(OLDER_TERM, 8)]),
         (Fake::ForgetsTerms.into(), &[(OLDER_TERM, 50)]),
         (Wrong::OneTerm, &[(OLDER_TERM, 40), (OVERTAKEN, 17)]),
@@ -168,7 +168,7 @@ fn the_seeds_end_at_the_last_one() {
 fn a_traced_seed_counts() {
     let (ended, out, err) = simulate(&["--trace", "--seed", "0"]);
     assert_eq!((ended, err.as_str()), (Some(0), ""));
-    let counted = out.lines().find(|line| line.ends_with(" s of virtual time")).unwrap();
+    let counted = out.lines().find(|line| line.ends_with(" s of virtual time:")).unwrap();
     assert!(counted.starts_with("1 seeds, ") && !counted.contains(" 0 s"), "{counted}");
     assert!(out.contains(" starts\n") && out.contains(" says "), "it is traced");
 }
