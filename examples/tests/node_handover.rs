@@ -65,6 +65,30 @@ fn member(node: &Host) -> Member {
     member
 }
 
+/// Two nodes that both serve an address, and a client.
+struct Lan {
+    _segment: Segment,
+    one: Host,
+    two: Host,
+    client: Host,
+    vip: IpAddr,
+}
+
+impl Lan {
+    fn new() -> Self {
+        let segment = Segment::new("lan").unwrap();
+        let host = |name, address: &str| segment.host(name, &[address.parse().unwrap()]).unwrap();
+        let (one, two) = (host("n1", "192.0.2.11/24"), host("n2", "192.0.2.12/24"));
+        let client = host("client", "192.0.2.100/24");
+        let vip: IpAddr = "192.0.2.200".parse().unwrap();
+        for (node, name) in [(&one, b'1'), (&two, b'2')] {
+            node.add_address("lo", vip.into()).unwrap();
+            serve(node, SocketAddr::new(vip, 80), name);
+        }
+        Self { _segment: segment, one, two, client, vip }
+    }
+}
+
 #[test]
 fn open_connections_stay_with_the_former_owner_and_new_ones_do_not() {
     netns::test("open_connections_stay_with_the_former_owner_and_new_ones_do_not", || {
@@ -137,15 +161,7 @@ fn who_begins_while_the_address_moves_is_known() {
         if ["nft", "ip"].iter().any(|program| netns::find_program(program).is_none()) {
             return;
         }
-        let lan = Segment::new("lan").unwrap();
-        let host = |name, address: &str| lan.host(name, &[address.parse().unwrap()]).unwrap();
-        let (one, two) = (host("n1", "192.0.2.11/24"), host("n2", "192.0.2.12/24"));
-        let client = host("client", "192.0.2.100/24");
-        let vip: IpAddr = "192.0.2.200".parse().unwrap();
-        for (node, name) in [(&one, b'1'), (&two, b'2')] {
-            node.add_address("lo", vip.into()).unwrap();
-            serve(node, SocketAddr::new(vip, 80), name);
-        }
+        let Lan { _segment, one, two, client, vip } = Lan::new();
         // It owned the address before the first node did, and this client did not hear of the change.
         points_to(&client, vip, &two);
         let moved = AtomicBool::new(false);
@@ -186,15 +202,7 @@ fn the_grace_period_ends_by_itself() {
         if ["nft", "ip"].iter().any(|program| netns::find_program(program).is_none()) {
             return;
         }
-        let lan = Segment::new("lan").unwrap();
-        let host = |name, address: &str| lan.host(name, &[address.parse().unwrap()]).unwrap();
-        let (one, two) = (host("n1", "192.0.2.11/24"), host("n2", "192.0.2.12/24"));
-        let client = host("client", "192.0.2.100/24");
-        let vip: IpAddr = "192.0.2.200".parse().unwrap();
-        for (node, name) in [(&one, b'1'), (&two, b'2')] {
-            node.add_address("lo", vip.into()).unwrap();
-            serve(node, SocketAddr::new(vip, 80), name);
-        }
+        let Lan { _segment, one, two, client, vip } = Lan::new();
         points_to(&client, vip, &one);
         let mut open = client.enter(|| TcpStream::connect(SocketAddr::new(vip, 80)).unwrap());
         assert_eq!(ask(&mut open).unwrap(), b'1');
