@@ -233,3 +233,53 @@ fn an_empty_class_is_refused() {
     let version = plan::Args::try_parse_from(["plan", "--version"]).unwrap_err().to_string();
     assert_eq!(version, format!("plan {}\n", env!("CARGO_PKG_VERSION")));
 }
+
+#[test]
+fn the_table_says_what_gateways_and_routes_lack() {
+    let text = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {name: lbcore}
+spec: {controllerName: lbcore.io/gateway-controller}
+---
+apiVersion: metallb.io/v1beta1
+kind: IPAddressPool
+metadata: {name: p, namespace: metallb-system}
+spec: {addresses: [192.0.2.0/28]}
+---
+apiVersion: metallb.io/v1beta1
+kind: L2Advertisement
+metadata: {name: p, namespace: metallb-system}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: www}
+spec:
+  gatewayClassName: lbcore
+  listeners:
+    - {name: https, protocol: HTTPS, port: 443, tls: {certificateRefs: [{name: cert}]}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: www}
+spec:
+  parentRefs: [{name: www}, {name: nope}]
+  rules: [{backendRefs: [{name: web, port: 80}]}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {ports: [{port: 80}]}
+";
+    let folder = in_folder(&[("a.yaml", text)]);
+    let Outcome { code, out, err } = run(&[], &[folder.path()]);
+    assert_eq!(code, 0, "it has its address: {err}");
+    for said in [
+        "gateway default/www listener https: Accepted=False (UnsupportedProtocol)",
+        "httproute default/www: Accepted=False (NotAllowedByListeners): no listener of Gateway default/www among https takes \
+         HTTPRoutes: see its protocol",
+    ] {
+        assert!(out.contains(said), "{out}");
+    }
+    assert!(err.contains("spec.parentRefs[1].name: there is no Gateway default/nope"), "{err}");
+}
